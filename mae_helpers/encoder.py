@@ -1,7 +1,32 @@
 """Seeded masking, and one walk through a Vision Transformer's blocks that hands out each layer's state."""
 
-from timm.models.vision_transformer import VisionTransformer
-from torch import Tensor, cat
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+from zlib import crc32
+
+import numpy as np
+import torch
+from timm.models.vision_transformer import Block, VisionTransformer
+from torch import Tensor
+
+from mae_helpers.images import ImageSet
+from mae_helpers.progress import progress
+
+
+def visible_patches(ids: Sequence[str], patches: int, ratio: float, seed: int, draw: int = 0) -> Tensor | None:
+    """The patches that stay visible in each image: the first N_v of a uniformly random permutation (MAE, Sec. 3).
+
+    N_v = round((1 - ratio) * patches). An image's permutation depends on its id, the seed and the draw alone, so the
+    batch size and the other images do not matter. Returns (B, N_v), or None where `ratio` is 0.
+    """
+    if not 0 <= ratio < 1:
+        raise ValueError(f"masking ratio {ratio}: use a share from 0 (nothing masked) to below 1")
+    if ratio == 0:
+        return None
+    count = max(1, round((1 - ratio) * patches))
+    generators = (np.random.default_rng([seed, draw, crc32(name.encode())]) for name in ids)
+    return torch.from_numpy(np.stack([generator.permutation(patches)[:count] for generator in generators]))
 
 
 def embed(model: VisionTransformer, images: Tensor, visible: Tensor | None = None) -> Tensor:
@@ -14,5 +39,121 @@ def embed(model: VisionTransformer, images: Tensor, visible: Tensor | None = Non
     if visible is not None:
         prefix, patches = tokens[:, : model.num_prefix_tokens], tokens[:, model.num_prefix_tokens :]
         index = visible.unsqueeze(-1).expand(-1, -1, patches.shape[-1])
-        tokens = cat([prefix, patches.gather(1, index)], dim=1)
+        tokens = torch.cat([prefix, patches.gather(1, index)], dim=1)
     return model.norm_pre(tokens)
+
+
+@dataclass(frozen=True)
+class LayerState:
+    """What one layer did to a batch: its tokens now, its attention and head outputs when they are asked for.
+
+    `tokens` (B, 1 + N, D) is the residual stream after block `layer`, counted from 1, before the final norm.
+    """
+
+    layer: int
+    tokens: Tensor
+    block: Block
+    qkv: Tensor
+    merged_heads: Tensor
+
+    def attention(self) -> Tensor:
+        """A = softmax(Q K^T / sqrt(d_h)), (B, heads, 1 + N, 1 + N) in float32; each row sums to 1."""
+        attn = self.block.attn
+        batch, length, _ = self.qkv.shape
+        query, key, _ = self.qkv.reshape(batch, length, 3, attn.num_heads, -1).permute(2, 0, 3, 1, 4)
+        query, key = attn.q_norm(query), attn.k_norm(key)
+        return torch.softmax((query * attn.scale).float() @ key.float().transpose(-2, -1), dim=-1)
+
+    def head_outputs(self) -> Tensor:
+        """O = A V (Eq. 2) of every head, (B, heads, 1 + N, d_h), with the CLS token among the keys as in the model."""
+        batch, length, _ = self.merged_heads.shape
+        return self.merged_heads.reshape(batch, length, self.block.attn.num_heads, -1).transpose(1, 2)
+
+
+@torch.no_grad()
+def walk(model: VisionTransformer, images: Tensor, visible: Tensor | None = None) -> Iterator[LayerState]:
+    """Take images (B, 3, H, W) through the encoder and yield the state after each block, one layer at a time.
+
+    Works with timm's fused attention: Q and K are read behind `attn.qkv`, O before `attn.proj`, and the attention map
+    is formed only by whoever calls `LayerState.attention`.
+    """
+    tokens = embed(model, images, visible)
+    for layer, block in enumerate(model.blocks, 1):
+        seen: dict[str, Tensor] = {}
+        hooks = (
+            block.attn.qkv.register_forward_hook(lambda _, __, output, seen=seen: seen.update(qkv=output)),
+            block.attn.proj.register_forward_pre_hook(lambda _, inputs, seen=seen: seen.update(merged=inputs[0])),
+        )
+        try:
+            tokens = block(tokens)
+        finally:
+            for hook in hooks:
+                hook.remove()
+        yield LayerState(layer, tokens, block, seen["qkv"], seen["merged"])
+
+
+def cls_token(state: LayerState) -> Tensor:
+    """z_0: the CLS token, (B, D)."""
+    return state.tokens[:, 0]
+
+
+def patch_tokens(state: LayerState) -> Tensor:
+    """z_1 .. z_N: the patch tokens, (B, N, D)."""
+    return state.tokens[:, 1:]
+
+
+def mean_patch(state: LayerState) -> Tensor:
+    """The mean patch embedding (Sec. III-A2): the average of the patch tokens, (B, D)."""
+    return patch_tokens(state).mean(dim=1)
+
+
+class Statistic(Protocol):
+    """Something computed during the one pass over the images: told every layer of every batch, asked once at the end."""
+
+    def add(self, state: LayerState, rows: range) -> None:
+        """Take in one layer of the images `rows`."""
+
+    def result(self) -> np.ndarray:
+        """What has been gathered."""
+
+
+class PerImage:
+    """A measure of each image and layer: `measure(state) -> (B, ...)`, gathered as (images, layers, ...) float32."""
+
+    def __init__(self, measure: Callable[[LayerState], Tensor]):
+        self.measure = measure
+        self.layers: dict[int, list[np.ndarray]] = {}
+
+    def add(self, state: LayerState, rows: range) -> None:
+        """Measure one layer of the images `rows`."""
+        self.layers.setdefault(state.layer, []).append(self.measure(state).float().cpu().numpy())
+
+    def result(self) -> np.ndarray:
+        """All measures, (images, layers, ...)."""
+        return np.stack([np.concatenate(parts) for _, parts in sorted(self.layers.items())], axis=1)
+
+
+def one_pass(
+    model: VisionTransformer,
+    images: ImageSet,
+    statistics: dict[str, Statistic],
+    *,
+    ratio: float = 0.0,
+    seed: int = 0,
+    draw: int = 0,
+    batch_size: int = 32,
+    label: str = "encoder",
+) -> dict[str, np.ndarray]:
+    """Walk all images through the encoder once, feeding every statistic; memory does not grow with their number.
+
+    `ratio`, `seed` and `draw` choose the masks as in `visible_patches`. Returns each statistic's result by its name.
+    """
+    device, patches = model.pos_embed.device, model.patch_embed.num_patches
+    steps = -(-len(images) // batch_size)
+    for rows, batch in progress(images.batches(batch_size), label, steps):
+        visible = visible_patches([images.ids[row] for row in rows], patches, ratio, seed, draw)
+        visible = None if visible is None else visible.to(device)
+        for state in walk(model, batch.to(device), visible):
+            for statistic in statistics.values():
+                statistic.add(state, rows)
+    return {name: statistic.result() for name, statistic in statistics.items()}

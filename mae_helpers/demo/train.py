@@ -90,11 +90,16 @@ def accuracy(model: nn.Module, images: Tensor, labels: Tensor, batch: int = 250)
     """Top-1 accuracy in percent of byte images (n, 56, 56), all patches visible."""
     model.eval()
     with torch.inference_mode():
-        hits = [(model(to_rgb(x)).argmax(1) == y).sum() for x, y in zip(images.split(batch), labels.split(batch))]
+        hits = [
+            (model(to_rgb(x)).argmax(1) == y).sum()
+            for x, y in zip(images.split(batch), labels.split(batch), strict=True)
+        ]
     return 100 * float(sum(hits)) / len(labels)
 
 
-def train_epoch(stage: str, recipe: Recipe, model, optimizer, scheduler, images, labels, epoch: int, seed: int) -> float:
+def train_epoch(
+    stage: str, recipe: Recipe, model, optimizer, scheduler, images, labels, epoch: int, seed: int
+) -> float:
     """One pass over the shuffled images; returns the mean loss."""
     generator = torch.Generator().manual_seed(1_000_003 * seed + epoch)
     order = torch.randperm(len(images), generator=generator).split(recipe.batch)

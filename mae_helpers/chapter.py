@@ -1,0 +1,80 @@
+"""What every notebook begins with: the profile's images and models, a place for its tables, and one look."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+import torch
+from timm.models.vision_transformer import VisionTransformer
+
+from mae_helpers import checkpoints, figures, images, results
+from mae_helpers.encoder import Statistic, one_pass
+from mae_helpers.images import ImageSet
+from mae_helpers.profiles import Profile, load_profile
+
+
+@dataclass(frozen=True)
+class Chapter:
+    """The settings that one notebook runs under."""
+
+    profile: Profile
+    device: torch.device
+    seed: int
+    tables: Path
+
+    def images(self, classes: list[str] | None = None, per_class: int | None = None) -> ImageSet:
+        """The profile's images: the first `per_class` of each of `classes`, by default all."""
+        return images.first_images(self.profile).subset(classes, per_class)
+
+    def second_images(self) -> ImageSet | None:
+        """The profile's second image set, or None."""
+        return images.second_images(self.profile)
+
+    def model(self, name: str) -> VisionTransformer:
+        """A model of the profile by name; `random` is mae_pretrained's architecture with random weights."""
+        if name == "random":
+            return checkpoints.random_model(self.profile, "mae_pretrained", self.device, self.seed)
+        return checkpoints.load_model(self.profile, name, self.device)
+
+    def compare(
+        self,
+        models: Sequence[str],
+        chosen: ImageSet,
+        statistics: Callable[[], dict[str, Statistic]],
+        ratio: float = 0.0,
+    ) -> dict[str, dict]:
+        """One pass of `chosen` through each model: the results of fresh `statistics()` by model name.
+
+        All models see the same masks; each gets the normalisation that it was trained with.
+        """
+        found = {}
+        for name in models:
+            settings = self.profile.models.get(name)
+            seen = chosen.normalised_as(settings.mean, settings.std) if settings else chosen
+            found[name] = one_pass(self.model(name), seen, statistics(), ratio=ratio, seed=self.seed, label=name)
+        return found
+
+    def save(self, table: pd.DataFrame, name: str) -> pd.DataFrame:
+        """Write a table to the run's results and pass it on."""
+        results.save_table(table, name, self.tables)
+        return table
+
+    def _repr_markdown_(self) -> str:
+        kind = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else "CPU"
+        return (
+            f"> **Profile: {self.profile.title or self.profile.name}.** {self.profile.about} "
+            f"Computed on: {kind}; seed {self.seed}."
+        )
+
+
+def begin(profile: str, device: str = "auto", seed: int = 0, results_folder: str | None = None) -> Chapter:
+    """Open a profile for a notebook, put the book's figure style on, and fix PyTorch's seed.
+
+    The first trouble with profile, device or images is raised here, before anything is computed.
+    """
+    loaded = load_profile(profile)
+    chapter = Chapter(loaded, checkpoints.pick_device(device), seed, results.folder(loaded, results_folder))
+    torch.manual_seed(seed)
+    figures.use_style()
+    return chapter

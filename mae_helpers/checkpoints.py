@@ -1,0 +1,131 @@
+"""Find a checkpoint, verify its hash, and load it strictly into a timm `VisionTransformer`."""
+
+import argparse
+import hashlib
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor, nn
+
+from mae_helpers.profiles import Model, Profile
+
+WEIGHTS = Path(__file__).parent / "demo" / "weights"
+DECODER_KEYS = ("mask_token", "decoder_")  # what the official pre-training checkpoint holds beside the encoder
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that cannot be used: the message names the file, the tensor or hash, and the remedy."""
+
+
+def pick_device(name: str = "auto") -> torch.device:
+    """The device to compute on: `auto` takes a GPU where there is one; an absent device is a ValueError."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise ValueError(f"device {name!r}: use auto, cpu, cuda or cuda:N") from None
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        found = torch.cuda.device_count()
+        raise ValueError(f"device {name!r}: PyTorch sees {found} CUDA devices here; use --device cpu or auto")
+    return device
+
+
+def checkpoint_path(model: Model) -> Path:
+    """Where a model's checkpoint lies: `bundled:` names are the project's own, all others are files."""
+    name = model.checkpoint
+    return WEIGHTS / name.removeprefix("bundled:") if name.startswith("bundled:") else Path(name).expanduser()
+
+
+def verify(path: Path, expected: str | None) -> None:
+    """Compare a file's hash with `md5:...` or `sha256:...` (or the beginning of one); CheckpointError if it differs."""
+    if not path.is_file():
+        raise CheckpointError(f"{path}: no such checkpoint; put it there, or correct `checkpoint` in the profile")
+    if expected is None:
+        return
+    kind, _, digest = expected.partition(":")
+    with path.open("rb") as file:
+        found = hashlib.file_digest(file, kind).hexdigest()
+    if not digest or not found.startswith(digest):
+        raise CheckpointError(f"{path}: {kind} is {found}, expected {digest}...; fetch the file again")
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """The tensors of a .safetensors file or of a pickle in the official layout `{"model": ..., "args": Namespace}`.
+
+    Pickles are read with `weights_only=True`, that one class allowed. Floating-point tensors come back as float32.
+    """
+    try:
+        if path.suffix == ".safetensors":
+            weights = load_file(path)
+        else:
+            with torch.serialization.safe_globals([argparse.Namespace]):
+                weights = torch.load(path, map_location="cpu", weights_only=True)
+            weights = weights.get("model", weights)
+    except Exception as error:  # each reader has exceptions of its own; the cause stays attached
+        raise CheckpointError(f"{path}: not a readable checkpoint ({type(error).__name__}); fetch it again") from error
+    return {key: value.float() if value.is_floating_point() else value for key, value in weights.items()}
+
+
+def load_strictly(module: nn.Module, weights: dict[str, Tensor], path: Path) -> None:
+    """Copy weights into a module; a missing, surplus or wrongly shaped tensor is a CheckpointError that names it."""
+    expected = {key: tuple(value.shape) for key, value in module.state_dict().items()}
+    found = {key: tuple(value.shape) for key, value in weights.items()}
+    problems = [f"missing {key} {shape}" for key, shape in expected.items() if key not in found]
+    problems += [f"surplus {key} {shape}" for key, shape in found.items() if key not in expected]
+    problems += [
+        f"{key} has shape {found[key]}, expected {shape}"
+        for key, shape in expected.items()
+        if found.get(key, shape) != shape
+    ]
+    if problems:
+        more = f" and {len(problems) - 5} more" if len(problems) > 5 else ""
+        raise CheckpointError(
+            f"{path}: does not fit the model: {'; '.join(problems[:5])}{more}; correct `arguments` in the profile"
+        )
+    module.load_state_dict(weights)
+
+
+def _model(profile: Profile, name: str) -> Model:
+    if name not in profile.models:
+        raise CheckpointError(
+            f"{profile.path}: no model {name!r} among {', '.join(profile.models)}; add it to `models`"
+        )
+    return profile.models[name]
+
+
+def load_model(profile: Profile, name: str, device: torch.device | str = "cpu") -> VisionTransformer:
+    """The profile's model `name` with its weights, ready to be read: float32, in evaluation mode."""
+    model = _model(profile, name)
+    path = checkpoint_path(model)
+    verify(path, model.hash)
+    weights = {key: value for key, value in read_weights(path).items() if not key.startswith(DECODER_KEYS)}
+    vit = VisionTransformer(**model.arguments)
+    load_strictly(vit, weights, path)
+    return vit.eval().to(device)
+
+
+def random_model(profile: Profile, name: str, device: torch.device | str = "cpu", seed: int = 0) -> VisionTransformer:
+    """The control of Section IV-A: the architecture of `name` with timm's random initialisation and its positions."""
+    trained = load_model(profile, name)
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        vit = VisionTransformer(**profile.models[name].arguments)
+    vit.pos_embed = trained.pos_embed
+    return vit.eval().to(device)
+
+
+def load_decoder(profile: Profile, device: torch.device | str = "cpu") -> nn.Module | None:
+    """The demo's MAE decoder, for showing reconstructions; None where the profile has none."""
+    from mae_helpers.demo.model import Decoder
+
+    if "mae_decoder" not in profile.models:
+        return None
+    model = _model(profile, "mae_decoder")
+    path = checkpoint_path(model)
+    verify(path, model.hash)
+    decoder = Decoder()
+    load_strictly(decoder, read_weights(path), path)
+    return decoder.eval().to(device)

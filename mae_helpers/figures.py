@@ -1,0 +1,194 @@
+"""Every plot of the book: tidy data in, axes out, nothing computed beyond what seaborn summarises."""
+
+from collections.abc import Sequence
+
+import matplotlib as mpl
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+MODEL_NAMES = {
+    "mae_pretrained": "MAE, pretrained",
+    "mae_finetuned": "MAE, fine-tuned",
+    "vit_supervised": "ViT, supervised",
+    "random": "random weights",
+}
+MODEL_COLOURS = {
+    "mae_pretrained": "#0072B2",
+    "mae_finetuned": "#56B4E9",
+    "vit_supervised": "#D55E00",
+    "random": "#7F7F7F",
+}
+CONTROL_NAMES = {
+    "between_classes": "between classes",
+    "shuffled_labels": "classes with shuffled labels",
+    "split_half": "random halves of one class",
+}
+CONTROL_COLOURS = {"between_classes": "#0072B2", "shuffled_labels": "#E69F00", "split_half": "#009E73"}
+TOKEN_NAMES = {"cls": "CLS token", "mean_patch": "mean patch token", "patch": "patch tokens"}
+CLASS_COLOURS = sns.color_palette("colorblind", 10)
+
+
+def use_style() -> None:
+    """White, opaque, sober figures that also read on a dark page."""
+    sns.set_theme(context="notebook", style="whitegrid", palette="colorblind")
+    mpl.rcParams.update(
+        {
+            "figure.facecolor": "white",
+            "savefig.facecolor": "white",
+            "figure.dpi": 110,
+            "figure.constrained_layout.use": True,
+            "axes.spines.top": False,
+            "axes.spines.right": False,
+            "axes.titlesize": "medium",
+            "axes.labelsize": "medium",
+            "legend.frameon": False,
+            "svg.hashsalt": "mae-helpers",
+            "grid.color": "#E5E5E5",
+        }
+    )
+
+
+def panels(count: int, columns: int, size: float = 2.4, **options: object) -> tuple[Figure, list[Axes]]:
+    """A figure with `count` panels in rows of `columns`, and its axes in reading order."""
+    rows = -(-count // columns)
+    figure, axes = plt.subplots(rows, columns, figsize=(size * columns, size * rows), squeeze=False, **options)
+    for ax in axes.flat[count:]:
+        ax.set_visible(False)
+    return figure, list(axes.flat[:count])
+
+
+def tsne_panel(points: pd.DataFrame, ax: Axes, size: float = 14) -> Axes:
+    """One layer's t-SNE map: x, y, coloured by class."""
+    order = list(dict.fromkeys(points["class"]))
+    colours = dict(zip(order, CLASS_COLOURS, strict=False))
+    sns.scatterplot(points, x="x", y="y", hue="class", palette=colours, s=size, linewidth=0, ax=ax, rasterized=True)
+    ax.set(xticks=[], yticks=[], xlabel="", ylabel="", title=f"Layer {points['layer'].iloc[0]}")
+    ax.set_aspect("equal", adjustable="datalim")
+    sns.despine(ax=ax, left=True, bottom=True)
+    return ax
+
+
+def tsne_by_layer(table: pd.DataFrame, size: float = 14) -> Figure:
+    """All layers' t-SNE maps of one kind of token, a panel a layer, with one legend for all."""
+    figure, axes = panels(table["layer"].nunique(), 4)
+    for ax, (_, points) in zip(axes, table.groupby("layer"), strict=True):
+        tsne_panel(points, ax, size)
+    handles, labels = axes[0].get_legend_handles_labels()
+    for ax in axes:
+        ax.get_legend().remove()
+    figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), markerscale=2)
+    return figure
+
+
+def layer_axis(ax: Axes, layers: int) -> Axes:
+    """Mark the layers 1, 2, ... on the x axis."""
+    ax.set(xlabel="layer", xticks=range(1, layers + 1), xlim=(0.5, layers + 0.5))
+    return ax
+
+
+def layer_curves(table: pd.DataFrame, y: str, label: str, ax: Axes, chance: float | None = None) -> Axes:
+    """A measure against depth, a line a model, and the chance level where there is one."""
+    for model, rows in table.groupby("model"):
+        style = "--" if model == "random" else "-"
+        ax.plot(rows["layer"], rows[y], style, marker="o", ms=4, color=MODEL_COLOURS[model], label=MODEL_NAMES[model])
+    if chance is not None:
+        ax.axhline(chance, color="black", lw=1, ls=":", label="chance")
+    ax.set_ylabel(label)
+    return layer_axis(ax, int(table["layer"].max()))
+
+
+def attention_dots(table: pd.DataFrame, ax: Axes, title: str) -> Axes:
+    """Fig. 3: a dot a head at its mean attention distance, and the distance of uniform attention as a line."""
+    model = table["model"].iloc[0]
+    ax.scatter(table["layer"], table["distance_px"], s=22, color=MODEL_COLOURS[model], alpha=0.75, linewidth=0)
+    ax.axhline(table["uniform_px"].iloc[0], color="black", lw=1, ls=":")
+    ax.annotate(
+        "uniform attention",
+        (0.6, table["uniform_px"].iloc[0]),
+        xytext=(0, 3),
+        textcoords="offset points",
+        fontsize="small",
+        va="bottom",
+    )
+    ax.set(title=title, ylabel="mean attention distance (px)", ylim=(0, 1.18 * table["uniform_px"].iloc[0]))
+    return layer_axis(ax, int(table["layer"].max()))
+
+
+def angle_boxes(table: pd.DataFrame, ax: Axes, title: str, colour: str) -> Axes:
+    """Fig. 4: the distribution of theta_1 over pairs, a box a layer."""
+    sns.boxplot(table, x="layer", y="theta1_deg", ax=ax, color=colour, width=0.6, fliersize=2, linewidth=1)
+    ax.set(title=title, xlabel="layer", ylabel=r"smallest principal angle $\theta_1$ (degrees)")
+    ax.set_ylim(bottom=0)
+    return ax
+
+
+def control_curves(table: pd.DataFrame, ax: Axes, title: str) -> Axes:
+    """Median theta_1 by layer with its interquartile band: the classes and the two controls."""
+    for control, name in CONTROL_NAMES.items():
+        by_layer = table[table["control"] == control].groupby("layer")["theta1_deg"]
+        low, middle, high = (by_layer.quantile(q) for q in (0.25, 0.5, 0.75))
+        ax.plot(middle.index, middle, marker="o", ms=4, color=CONTROL_COLOURS[control], label=name)
+        ax.fill_between(middle.index, low, high, color=CONTROL_COLOURS[control], alpha=0.18, linewidth=0)
+    ax.set(title=title, ylabel=r"$\theta_1$ (degrees)")
+    ax.set_ylim(bottom=0)
+    return layer_axis(ax, int(table["layer"].max()))
+
+
+def k_curves(table: pd.DataFrame, ax: Axes, title: str) -> Axes:
+    """Median theta_1 by layer, a line for each subspace dimension k."""
+    medians = table.groupby(["k", "layer"], as_index=False)["theta1_deg"].median()
+    sns.lineplot(medians, x="layer", y="theta1_deg", hue="k", palette="viridis", marker="o", ms=4, ax=ax, legend="full")
+    ax.set(title=title, ylabel=r"median $\theta_1$ (degrees)")
+    ax.set_ylim(bottom=0)
+    return layer_axis(ax, int(table["layer"].max()))
+
+
+def singular_value_curves(table: pd.DataFrame, index: int, ax: Axes) -> Axes:
+    """The `index`-th singular value by layer, a line a class, on a logarithmic axis."""
+    chosen = table[table["index"] == index]
+    sns.lineplot(chosen, x="layer", y="singular_value", hue="class", palette=CLASS_COLOURS, ax=ax, marker="o", ms=3)
+    ax.set(yscale="log", ylabel="singular value", title=f"Singular value no. {index} of {table['index'].max()}")
+    return layer_axis(ax, int(table["layer"].max()))
+
+
+def cosine_histogram(table: pd.DataFrame, ax: Axes, title: str) -> Axes:
+    """Densities of cosines within one image's masks and between images."""
+    colours = {"within": "#0072B2", "between": "#E69F00"}
+    names = {"within": "two masks of one image", "between": "two images"}
+    for pair, name in names.items():
+        values = table.loc[table["pair"] == pair, "cosine"]
+        ax.hist(values, bins=np.linspace(-1, 1, 101), density=True, color=colours[pair], alpha=0.65, label=name)
+    low = table["cosine"].min()
+    ax.set(title=title, xlabel="cosine of mean patch embeddings", ylabel="density", xlim=(max(-1, low - 0.02), 1.005))
+    return ax
+
+
+def norm_ranges(table: pd.DataFrame, ax: Axes, title: str) -> Axes:
+    """The norms of each image's embeddings over its masks, a box an image."""
+    order = table.groupby("image")["norm"].median().sort_values().index
+    sns.boxplot(table, x="image", y="norm", order=order, color="#56B4E9", width=0.6, fliersize=2, linewidth=1, ax=ax)
+    ax.set(title=title, xlabel="image (sorted by median norm)", ylabel="norm of the mean patch embedding")
+    ax.set_xticks(range(len(order)), range(1, len(order) + 1))
+    return ax
+
+
+def image_grid(rows: Sequence[Sequence[np.ndarray]], titles: Sequence[str]) -> Figure:
+    """Rows of images (H, W, 3) in [0, 1], one column a title."""
+    figure, axes = panels(len(rows) * len(titles), len(titles), 1.5)
+    for ax, image in zip(axes, [image for row in rows for image in row], strict=True):
+        ax.imshow(np.clip(image, 0, 1), interpolation="nearest")
+        ax.set_axis_off()
+    for ax, title in zip(axes, titles, strict=False):
+        ax.set_title(title)
+    return figure
+
+
+def training_curve(table: pd.DataFrame, y: str, label: str, ax: Axes) -> Axes:
+    """A column of a training history against epochs."""
+    ax.plot(table["epoch"], table[y], marker="o", ms=4)
+    ax.set(xlabel="epoch", ylabel=label, xticks=table["epoch"][:: max(1, len(table) // 8)])
+    return ax

@@ -1,0 +1,158 @@
+"""Run one notebook through papermill so that what is left behind is whole, current, or plainly marked as failed."""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import nbformat
+import papermill
+
+from mae_helpers.checkpoints import checkpoint_path
+from mae_helpers.images import DEMO_FILE, SUFFIXES
+from mae_helpers.profiles import ROOT, Profile
+
+NOTEBOOKS = ROOT / "notebooks"
+MARK = "mae_helpers"  # key in an executed notebook's metadata: profile, fingerprint, seconds
+
+
+class NotebookError(ValueError):
+    """A notebook, or a parameter of one, that cannot be run: the message names it and the remedy."""
+
+
+def find(names: list[str], folder: Path = NOTEBOOKS) -> list[Path]:
+    """The chapters called by number (`03`), by stem or by path, in order; all where no name is given."""
+    known = sorted(folder.glob("[0-9]*.ipynb"))
+    if not names:
+        return known
+    chosen = set()
+    for name in names:
+        stem = Path(name).stem
+        found = [path for path in known if path.stem == stem or path.stem.split("_")[0] == stem.zfill(2)]
+        if not found:
+            raise NotebookError(f"no notebook {name!r} in {folder}; there are {', '.join(p.stem for p in known)}")
+        chosen.update(found)
+    return sorted(chosen)
+
+
+def parameters_of(path: Path) -> set[str]:
+    """The names in the notebook's `parameters` cell."""
+    return set(papermill.inspect_notebook(str(path)))
+
+
+def choose_parameters(
+    paths: list[Path], given: dict[str, object], defaults: dict[str, object] | None = None
+) -> dict[Path, dict[str, object]]:
+    """The parameters that each notebook takes: those `given` over a profile's `defaults`.
+
+    NotebookError for one that is given and that none of them knows.
+    """
+    known = {path: parameters_of(path) for path in paths}
+    everything = sorted(set().union(*known.values()))
+    for name in given:
+        if name not in everything:
+            raise NotebookError(
+                f"parameter {name!r} is unknown to {', '.join(path.stem for path in paths)}; "
+                f"they take {', '.join(everything)}"
+            )
+    values = (defaults or {}) | given
+    return {path: {name: value for name, value in values.items() if name in known[path]} for path in paths}
+
+
+def data_fingerprint(profile: Profile) -> str:
+    """A digest of the profile's images and checkpoints: bytes of the bundled ones, names, sizes and times of others."""
+    digest = hashlib.sha256(DEMO_FILE.read_bytes())
+    files = [checkpoint_path(model) for model in profile.models.values()]
+    for images in (profile.images, profile.second_images):
+        if images and images.folder:
+            files += sorted(path for path in Path(images.folder).rglob("*") if path.suffix.lower() in SUFFIXES)
+    for path in files:
+        stat = path.stat() if path.exists() else None
+        digest.update(f"{path.name} {stat and (stat.st_size, stat.st_mtime_ns)}\n".encode())
+    return digest.hexdigest()
+
+
+def fingerprint(path: Path, profile: Profile, parameters: dict[str, object], data: str) -> str:
+    """A digest of all that decides what a notebook will show: its cells, its parameters, the code and the data."""
+    digest = hashlib.sha256(data.encode())
+    for cell in nbformat.read(path, 4).cells:
+        digest.update(json.dumps([cell.cell_type, cell.source, cell.metadata], sort_keys=True).encode())
+    digest.update(json.dumps(parameters, sort_keys=True).encode())
+    code = sorted((ROOT / "mae_helpers").rglob("*.py"))
+    for file in [*code, profile.path, ROOT / "requirements.lock"]:
+        if file.exists():
+            digest.update(file.read_bytes())
+    return digest.hexdigest()
+
+
+def complaint(path: Path, profile: str) -> str | None:
+    """Why an executed notebook may not go into a book of `profile`, or None where it may."""
+    if not path.exists():
+        return f"{path.stem} was not run"
+    notebook = nbformat.read(path, 4)
+    mark = notebook.metadata.get(MARK, {})
+    if mark.get("profile") != profile:
+        return f"{path.stem} was run on the profile {mark.get('profile')!r}, not {profile!r}"
+    for cell in notebook.cells:
+        if cell.cell_type != "code" or not cell.source.strip():
+            continue
+        if cell.execution_count is None:
+            return f"{path.stem} has a cell that was not run"
+        if any(output.output_type == "error" for output in cell.outputs):
+            return f"{path.stem} has a cell that failed"
+    return None
+
+
+def is_current(path: Path, profile: str, digest: str) -> bool:
+    """Whether an executed notebook is whole and was made from what `fingerprint` describes."""
+    if complaint(path, profile):
+        return False
+    return nbformat.read(path, 4).metadata[MARK].get("fingerprint") == digest
+
+
+@contextmanager
+def _environment(**values: str) -> Iterator[None]:
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
+def execute(source: Path, target: Path, parameters: dict[str, object], mark: dict, environment: dict[str, str]) -> None:
+    """Run `source` with papermill into `target`; a failed copy goes to `failed/` beside it, and an older one stays.
+
+    Raises NotebookError with the failing cell's error.
+    """
+    temporary, failed = target.with_suffix(".part.ipynb"), target.parent / "failed" / target.name
+    failed.parent.mkdir(parents=True, exist_ok=True)
+    options = {"kernel_name": "python3", "progress_bar": False, "cwd": str(source.parent)}
+    try:
+        with _environment(**environment):
+            papermill.execute_notebook(str(source), str(temporary), parameters=parameters, **options)
+    except papermill.PapermillExecutionError as error:
+        temporary.replace(failed)
+        raise NotebookError(f"{source.stem}: {error.ename}: {error.evalue}\n  read it in {failed}") from None
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    notebook = parameters_hidden(nbformat.read(temporary, 4))
+    notebook.metadata[MARK] = mark
+    nbformat.write(notebook, temporary)
+    temporary.replace(target)
+    failed.unlink(missing_ok=True)
+
+
+def parameters_hidden(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
+    """The notebook with the cell that papermill injected folded like the other code."""
+    for cell in notebook.cells:
+        if "injected-parameters" in cell.metadata.get("tags", []):
+            cell.metadata["tags"] = [*cell.metadata["tags"], "hide-input"]
+    return notebook

@@ -1,0 +1,90 @@
+"""How far classes come apart in a layer: t-SNE to look at (Figs. 1, 2), and three numbers in the original space."""
+
+import numpy as np
+import pandas as pd
+from openTSNE import TSNE
+from sklearn.linear_model import RidgeClassifierCV
+from sklearn.metrics import pairwise_distances, silhouette_score
+from sklearn.model_selection import StratifiedGroupKFold, cross_val_predict
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+
+def check_perplexity(perplexity: float, points: int) -> None:
+    """ValueError where t-SNE's perplexity is too large for the sample: at most (points - 1) / 3."""
+    if not 1 <= perplexity <= (points - 1) / 3:
+        raise ValueError(
+            f"perplexity {perplexity} does not fit {points} points; use 1 to {(points - 1) // 3}, or more images"
+        )
+
+
+def tsne(points: np.ndarray, perplexity: float, *, standardise: bool, seed: int = 42) -> np.ndarray:
+    """t-SNE of points (n, D) in the plane, (n, 2), from a PCA start (van der Maaten and Hinton, 2008; openTSNE).
+
+    Raises ValueError where the perplexity is too large for the sample.
+    """
+    check_perplexity(perplexity, len(points))
+    if standardise:
+        points = StandardScaler().fit_transform(points)
+    reducer = TSNE(perplexity=perplexity, initialization="pca", random_state=seed, n_jobs=-1)
+    return np.asarray(reducer.fit(points.astype(np.float64)))
+
+
+def silhouette(distances: np.ndarray, labels: np.ndarray) -> float:
+    """Mean silhouette (b - a) / max(a, b) of the classes from distances (n, n): -1 mixed, 0 touching, 1 apart."""
+    return float(silhouette_score(distances, labels, metric="precomputed"))
+
+
+def knn_percent(distances: np.ndarray, labels: np.ndarray, groups: np.ndarray, neighbours: int = 10) -> float:
+    """Share of points whose nearest neighbours from OTHER groups (images) vote for their class, in percent.
+
+    distances (n, n), labels (n,), groups (n,). Ties go to the class that stands first in sorted order.
+    """
+    others = np.where(groups[:, None] == groups[None, :], np.inf, distances)
+    nearest = np.argpartition(others, neighbours - 1, axis=1)[:, :neighbours]
+    names, codes = np.unique(labels, return_inverse=True)
+    votes = (codes[nearest][:, :, None] == np.arange(len(names))).sum(axis=1)
+    return 100 * float((votes.argmax(axis=1) == codes).mean())
+
+
+def probe_percent(points: np.ndarray, labels: np.ndarray, groups: np.ndarray, folds: int = 5) -> float:
+    """Accuracy in percent of a linear probe (ridge classifier on standardised features), cross-validated by image."""
+    probe = make_pipeline(StandardScaler(), RidgeClassifierCV(alphas=(1.0, 10.0, 100.0, 1000.0)))
+    split = StratifiedGroupKFold(folds, shuffle=True, random_state=0)
+    return 100 * float((cross_val_predict(probe, points, labels, groups=groups, cv=split) == labels).mean())
+
+
+def separability(points: np.ndarray, labels: np.ndarray, groups: np.ndarray) -> dict[str, float]:
+    """Silhouette, leave-one-image-out kNN and linear probe of points (n, D), and the chance level of the last two."""
+    points = np.asarray(points, np.float64)
+    distances = pairwise_distances(points)
+    _, counts = np.unique(labels, return_counts=True)
+    return {
+        "silhouette": silhouette(distances, labels),
+        "knn_percent": knn_percent(distances, labels, groups),
+        "probe_percent": probe_percent(points, labels, groups),
+        "chance_percent": 100 * float(counts.max() / counts.sum()),
+    }
+
+
+def by_layer(features: np.ndarray, labels: np.ndarray) -> pd.DataFrame:
+    """`separability` of every layer: features (images, layers, D) or (images, layers, N, D), labels (images,)."""
+    images, layers = features.shape[:2]
+    groups = np.repeat(np.arange(images), 1 if features.ndim == 3 else features.shape[2])
+    rows = [
+        {"layer": layer + 1} | separability(features[:, layer].reshape(len(groups), -1), labels[groups], groups)
+        for layer in range(layers)
+    ]
+    return pd.DataFrame(rows)
+
+
+def embed_layers(features: np.ndarray, classes: np.ndarray, perplexity: float, *, standardise: bool) -> pd.DataFrame:
+    """`tsne` of every layer, tidy: layer, image, class, x, y, one row a point; features as for `by_layer`."""
+    images, layers = features.shape[:2]
+    groups = np.repeat(np.arange(images), 1 if features.ndim == 3 else features.shape[2])
+    tables = []
+    for layer in range(layers):
+        plane = tsne(features[:, layer].reshape(len(groups), -1), perplexity, standardise=standardise)
+        table = {"layer": layer + 1, "image": groups, "class": classes[groups], "x": plane[:, 0], "y": plane[:, 1]}
+        tables.append(pd.DataFrame(table))
+    return pd.concat(tables, ignore_index=True)

@@ -1,0 +1,133 @@
+"""Class subspaces and the principal angles between them (Sec. III-A3, Fig. 4), in float64 throughout."""
+
+from collections.abc import Sequence
+from itertools import combinations
+
+import numpy as np
+import pandas as pd
+
+from mae_helpers.encoder import LayerState, patch_tokens
+
+
+class Moments:
+    """X^T X, the column sum and the row count of the patch tokens of each group of images, in every layer.
+
+    All that the subspaces of X (tokens of a group x D) need, in memory that does not depend on the number of images.
+    `groups` maps a name to the rows of its images; an image may belong to several groups.
+    """
+
+    def __init__(self, groups: dict[str, Sequence[int]]):
+        self.groups = {name: set(rows) for name, rows in groups.items()}
+        self.sums: dict[tuple[str, int], tuple[np.ndarray, np.ndarray, int]] = {}
+
+    def add(self, state: LayerState, rows: range) -> None:
+        """Add one layer of the images `rows` to the groups that hold them."""
+        tokens = patch_tokens(state).double()
+        for name, members in self.groups.items():
+            chosen = [position for position, row in enumerate(rows) if row in members]
+            if not chosen:
+                continue
+            block = tokens[chosen].flatten(0, 1)
+            new = (block.T @ block).cpu().numpy(), block.sum(0).cpu().numpy(), len(block)
+            old = self.sums.get((name, state.layer))
+            self.sums[name, state.layer] = new if old is None else tuple(a + b for a, b in zip(old, new, strict=True))
+
+    def result(self) -> dict[tuple[str, int], tuple[np.ndarray, np.ndarray, int]]:
+        """(X^T X, column sums, rows) by (group, layer)."""
+        return self.sums
+
+
+def spectrum(gram: np.ndarray, total: np.ndarray, rows: int, *, centred: bool) -> tuple[np.ndarray, np.ndarray]:
+    """Singular values (D,) and right singular vectors (D, D, in columns) of X, largest first, from its moments.
+
+    They are the square roots of the eigenvalues, and the eigenvectors, of X^T X; with `centred`, the column mean of X
+    is removed first: X^T X - n m m^T.
+    """
+    if centred:
+        gram = gram - np.outer(total, total) / rows
+    values, vectors = np.linalg.eigh(gram)
+    return np.sqrt(np.clip(values[::-1], 0, None)), vectors[:, ::-1]
+
+
+def principal_angles(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """Principal angles in degrees, ascending, (..., k), between the spans of orthonormal columns (..., D, k).
+
+    cos(theta) are the singular values of Q1^T Q2; below 45 degrees the angle is taken from the sines instead, the
+    singular values of Q2 - Q1 Q1^T Q2, which keep small angles exact (Bjorck and Golub, 1973).
+    """
+    cross = np.swapaxes(first, -1, -2) @ second
+    cosines = np.linalg.svd(cross, compute_uv=False)
+    sines = np.linalg.svd(second - first @ cross, compute_uv=False)[..., ::-1]
+    angles = np.where(cosines**2 > 0.5, np.arcsin(np.clip(sines, 0, 1)), np.arccos(np.clip(cosines, 0, 1)))
+    return np.degrees(angles)
+
+
+def angle_table(bases: dict[tuple[str, int], np.ndarray], pairs: Sequence[tuple[str, str]], k: int) -> pd.DataFrame:
+    """theta_1, the smallest principal angle between top-k subspaces: layer, class_a, class_b, theta1_deg.
+
+    `bases` holds the right singular vectors (D, D) by (group, layer). ValueError where k does not fit D.
+    """
+    width = next(iter(bases.values())).shape[0]
+    if not 1 <= k <= width // 2:
+        raise ValueError(f"k = {k}: two subspaces of {width} dimensions can be told apart for k from 1 to {width // 2}")
+    tables = []
+    for layer in sorted({layer for _, layer in bases}):
+        first, second = (np.stack([bases[pair[side], layer][:, :k] for pair in pairs]) for side in (0, 1))
+        angles = principal_angles(first, second)[:, 0]
+        tables.append(pd.DataFrame(pairs, columns=["class_a", "class_b"]).assign(layer=layer, theta1_deg=angles))
+    return pd.concat(tables, ignore_index=True)
+
+
+def control_groups(classes: np.ndarray, seed: int) -> dict[str, list[int]]:
+    """Image rows of each class, of each class's two random halves, and of each class under shuffled labels.
+
+    The names are `dress`, `dress / half 1`, `dress / half 2` and `dress / shuffled`.
+    """
+    generator = np.random.default_rng(seed)
+    shuffled = generator.permutation(classes)
+    groups: dict[str, list[int]] = {}
+    for name in dict.fromkeys(classes):
+        rows = np.flatnonzero(classes == name)
+        halves = np.array_split(generator.permutation(rows), 2)
+        groups[name] = rows.tolist()
+        groups |= {f"{name} / half {number}": half.tolist() for number, half in enumerate(halves, 1)}
+        groups[f"{name} / shuffled"] = np.flatnonzero(shuffled == name).tolist()
+    return groups
+
+
+def control_pairs(classes: Sequence[str]) -> dict[str, list[tuple[str, str]]]:
+    """Which groups each control compares: all pairs of classes, of shuffled classes, and a class's two halves."""
+    return {
+        "between_classes": list(combinations(classes, 2)),
+        "split_half": [(f"{name} / half 1", f"{name} / half 2") for name in classes],
+        "shuffled_labels": list(combinations([f"{name} / shuffled" for name in classes], 2)),
+    }
+
+
+def angles_and_values(
+    moments: dict[tuple[str, int], tuple[np.ndarray, np.ndarray, int]],
+    classes: Sequence[str],
+    ks: Sequence[int],
+    centrings: Sequence[bool] = (True, False),
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """All of Fig. 4 from one pass: theta_1 for every control, k and centring; the classes' singular values (not centred).
+
+    Returns (control, k, centred, layer, class_a, class_b, theta1_deg) and (layer, class, index, singular_value).
+    """
+    angles, values = [], []
+    for centred in centrings:
+        spectra = {key: spectrum(*sums, centred=centred) for key, sums in moments.items()}
+        bases = {key: vectors for key, (_, vectors) in spectra.items()}
+        for control, pairs in control_pairs(classes).items():
+            for k in ks:
+                angles.append(angle_table(bases, pairs, k).assign(control=control, k=k, centred=centred))
+        if not centred:
+            values = [
+                pd.DataFrame({"layer": layer, "class": name, "singular_value": singular})
+                .rename_axis("index")
+                .reset_index()
+                for (name, layer), (singular, _) in spectra.items()
+                if name in classes
+            ]
+    table = pd.concat(values, ignore_index=True) if values else pd.DataFrame()
+    return pd.concat(angles, ignore_index=True), table.assign(index=table["index"] + 1) if values else table
