@@ -30,11 +30,16 @@ def uniform_distance(distances: Tensor) -> float:
 def attention_distance(state: LayerState, distances: Tensor) -> Tensor:
     """Mean distance that attention spans, per image and head: mean_i sum_j A_ij d_ij, (B, heads) in pixels (Fig. 3).
 
-    A is the attention among patches alone: the CLS row and column are dropped and each row normalised to sum 1.
+    A is the attention among (visible) patches alone: the CLS row and column are dropped and each row normalised to
+    sum 1. `distances` (N, N) are those of `patch_distances`.
     """
     patches = state.attention()[:, :, 1:, 1:]
     patches = patches / patches.sum(-1, keepdim=True)
-    return torch.einsum("bhij,ij->bh", patches, distances.to(patches)) / patches.shape[-1]
+    distances = distances.to(patches)
+    if state.visible is None:
+        return torch.einsum("bhij,ij->bh", patches, distances) / patches.shape[-1]
+    among_visible = distances[state.visible[:, :, None], state.visible[:, None, :]]
+    return torch.einsum("bhij,bij->bh", patches, among_visible) / patches.shape[-1]
 
 
 def distance_table(per_image: np.ndarray, **columns: object) -> pd.DataFrame:

@@ -5,6 +5,7 @@ A rule returns one row: claim, where, paper, here, verdict, note. The verdict is
 """
 
 import pandas as pd
+from pandas.io.formats.style import Styler
 from scipy.stats import spearmanr
 
 SUPPORTED, PARTLY, NOT_SUPPORTED = "supported", "partly", "not supported"
@@ -185,6 +186,6 @@ def masks_agree(cosines: pd.DataFrame, table: pd.DataFrame) -> dict[str, str]:
     )
 
 
-def as_table(*rows: dict[str, str]) -> pd.DataFrame:
-    """Claims as a table to show at a chapter's end."""
-    return pd.DataFrame(rows)
+def show(*rows: dict[str, str]) -> Styler:
+    """Claims as the table at a chapter's end, whole texts and no row numbers."""
+    return pd.DataFrame(rows).style.hide(axis="index").set_uuid("claims").set_properties(**{"text-align": "left"})

@@ -47,11 +47,13 @@ def embed(model: VisionTransformer, images: Tensor, visible: Tensor | None = Non
 class LayerState:
     """What one layer did to a batch: its tokens now, its attention and head outputs when they are asked for.
 
-    `tokens` (B, 1 + N, D) is the residual stream after block `layer`, counted from 1, before the final norm.
+    `tokens` (B, 1 + N, D) is the residual stream after block `layer`, counted from 1, before the final norm; `visible`
+    (B, N) says which patches they belong to, None meaning all.
     """
 
     layer: int
     tokens: Tensor
+    visible: Tensor | None
     block: Block
     qkv: Tensor
     merged_heads: Tensor
@@ -89,7 +91,7 @@ def walk(model: VisionTransformer, images: Tensor, visible: Tensor | None = None
         finally:
             for hook in hooks:
                 hook.remove()
-        yield LayerState(layer, tokens, block, seen["qkv"], seen["merged"])
+        yield LayerState(layer, tokens, visible, block, seen["qkv"], seen["merged"])
 
 
 def cls_token(state: LayerState) -> Tensor:

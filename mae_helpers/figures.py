@@ -87,7 +87,14 @@ def tsne_by_layer(table: pd.DataFrame, size: float = 14) -> Figure:
 def layer_axis(ax: Axes, layers: int) -> Axes:
     """Mark the layers 1, 2, ... on the x axis."""
     ax.set(xlabel="layer", xticks=range(1, layers + 1), xlim=(0.5, layers + 0.5))
+    ax.tick_params(axis="x", labelsize="small")
     return ax
+
+
+def outer_labels(axes: Sequence[Axes]) -> None:
+    """Keep axis labels on the left and lower edge of a figure whose panels share their axes."""
+    for ax in axes:
+        ax.label_outer()
 
 
 def layer_curves(table: pd.DataFrame, y: str, label: str, ax: Axes, chance: float | None = None) -> Axes:
@@ -105,16 +112,10 @@ def attention_dots(table: pd.DataFrame, ax: Axes, title: str) -> Axes:
     """Fig. 3: a dot a head at its mean attention distance, and the distance of uniform attention as a line."""
     model = table["model"].iloc[0]
     ax.scatter(table["layer"], table["distance_px"], s=22, color=MODEL_COLOURS[model], alpha=0.75, linewidth=0)
-    ax.axhline(table["uniform_px"].iloc[0], color="black", lw=1, ls=":")
-    ax.annotate(
-        "uniform attention",
-        (0.6, table["uniform_px"].iloc[0]),
-        xytext=(0, 3),
-        textcoords="offset points",
-        fontsize="small",
-        va="bottom",
-    )
-    ax.set(title=title, ylabel="mean attention distance (px)", ylim=(0, 1.18 * table["uniform_px"].iloc[0]))
+    uniform = table["uniform_px"].iloc[0]
+    ax.axhline(uniform, color="black", lw=1, ls=":", label="uniform attention")
+    ax.legend(loc="lower right")
+    ax.set(title=title, ylabel="mean attention distance (px)", ylim=(0, max(1.18 * uniform, *ax.get_ylim())))
     return layer_axis(ax, int(table["layer"].max()))
 
 
@@ -152,6 +153,8 @@ def singular_value_curves(table: pd.DataFrame, index: int, ax: Axes) -> Axes:
     chosen = table[table["index"] == index]
     sns.lineplot(chosen, x="layer", y="singular_value", hue="class", palette=CLASS_COLOURS, ax=ax, marker="o", ms=3)
     ax.set(yscale="log", ylabel="singular value", title=f"Singular value no. {index} of {table['index'].max()}")
+    for axis in (ax.yaxis.set_major_formatter, ax.yaxis.set_minor_formatter):
+        axis("{x:g}")
     return layer_axis(ax, int(table["layer"].max()))
 
 
@@ -191,4 +194,14 @@ def training_curve(table: pd.DataFrame, y: str, label: str, ax: Axes) -> Axes:
     """A column of a training history against epochs."""
     ax.plot(table["epoch"], table[y], marker="o", ms=4)
     ax.set(xlabel="epoch", ylabel=label, xticks=table["epoch"][:: max(1, len(table) // 8)])
+    return ax
+
+
+def class_bars(table: pd.DataFrame, ax: Axes) -> Axes:
+    """Accuracy by class, a bar a model."""
+    named = table.assign(model=table["model"].map(MODEL_NAMES))
+    colours = {MODEL_NAMES[model]: MODEL_COLOURS[model] for model in table["model"].unique()}
+    sns.barplot(named, y="class", x="top1_percent", hue="model", palette=colours, ax=ax)
+    ax.set(xlabel="test accuracy (%)", ylabel="", xlim=(0, 100))
+    sns.move_legend(ax, "lower center", bbox_to_anchor=(0.5, 1), ncols=2, title=None)
     return ax

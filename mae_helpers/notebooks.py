@@ -133,7 +133,8 @@ def execute(source: Path, target: Path, parameters: dict[str, object], mark: dic
     """
     temporary, failed = target.with_suffix(".part.ipynb"), target.parent / "failed" / target.name
     failed.parent.mkdir(parents=True, exist_ok=True)
-    options = {"kernel_name": "python3", "progress_bar": False, "cwd": str(source.parent)}
+    options = {"kernel_name": "python3", "progress_bar": False, "cwd": str(source.parent), "start_timeout": 180}
+    options["extra_arguments"] = ["--IPKernelApp.log_level=ERROR"]  # its notes on transport are no news to a reader
     try:
         with _environment(**environment):
             papermill.execute_notebook(str(source), str(temporary), parameters=parameters, **options)

@@ -74,12 +74,9 @@ def run(
 ) -> bool:
     """Run what is not current; returns whether every chosen notebook succeeded. Nothing already computed is lost."""
     paths = notebooks.find(names)
-    fixed = {
-        "profile": str(profile.path),
-        "device": device,
-        "results_folder": str(Path(tables).resolve()) if tables else None,
-    }
-    chosen = notebooks.choose_parameters(paths, fixed | given, profile.parameters)
+    folder = str(Path(tables).resolve()) if tables else None
+    defaults = {"profile": str(profile.path), "device": device, "results_folder": folder}
+    chosen = notebooks.choose_parameters(paths, given, profile.parameters | defaults)
     data, executed = notebooks.data_fingerprint(profile), out / "executed" / profile.name
     marks = {path: notebooks.fingerprint(path, profile, chosen[path], data) for path in paths}
     stale = [path for path in paths if not notebooks.is_current(executed / path.name, profile.name, marks[path])]

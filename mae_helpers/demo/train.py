@@ -30,7 +30,10 @@ MONITORED = 1000  # test images behind the accuracy of each epoch; the card's fi
 
 @dataclass(frozen=True)
 class Recipe:
-    """One stage's settings; `kept` is the share of patches that the encoder sees while training."""
+    """One stage's settings; `kept` is the share of patches that the encoder sees while training.
+
+    The learning rate falls along a cosine over `schedule` epochs, by default all of them; a longer schedule ends early.
+    """
 
     epochs: int
     batch: int
@@ -40,13 +43,14 @@ class Recipe:
     warmup: float = 0.1
     layer_decay: float | None = None
     smoothing: float = 0.1
+    schedule: int | None = None
 
 
 RECIPES = {
     "cpu": {
-        "pretrain": Recipe(epochs=5, batch=128, learning_rate=1.2e-3, kept=0.25),
+        "pretrain": Recipe(epochs=4, schedule=5, batch=128, learning_rate=1.2e-3, kept=0.25),
         "finetune": Recipe(epochs=2, batch=128, learning_rate=1e-3, kept=0.25, layer_decay=0.8),
-        "supervised": Recipe(epochs=3, batch=128, learning_rate=8e-4, kept=0.25),
+        "supervised": Recipe(epochs=2, batch=128, learning_rate=8e-4, kept=0.25),
     },
     "gpu": {
         "pretrain": Recipe(epochs=400, batch=1024, learning_rate=2.4e-3, kept=0.25),
@@ -154,7 +158,7 @@ def train(stage: str, recipe: Recipe, out: Path, data: str | None, device: str, 
     tests, test_labels = (torch.from_numpy(array.copy())[:MONITORED] for array in load_split("t10k", data))
     images, tests = (torch.from_numpy(enlarge(array.numpy())).to(device) for array in (images, tests))
     labels, test_labels = labels.long().to(device), test_labels.long().to(device)
-    steps = recipe.epochs * -(-len(images) // recipe.batch)
+    steps = (recipe.schedule or recipe.epochs) * -(-len(images) // recipe.batch)
     scheduler = CosineLRScheduler(optimizer, steps, warmup_t=int(recipe.warmup * steps), t_in_epochs=False)
     history: list[dict] = []
     if state_path.exists():

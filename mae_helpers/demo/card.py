@@ -1,0 +1,75 @@
+"""What the model card shows: recipes, histories and measured accuracies of the bundled models."""
+
+import json
+from dataclasses import dataclass
+
+import pandas as pd
+from safetensors import safe_open
+
+from mae_helpers.checkpoints import WEIGHTS
+
+FLOORS = {  # what the demo's models should reach on the test images before they are called well trained
+    "fine-tuned MAE, top-1": ("mae_finetuned_top1_percent", 92.0),
+    "supervised ViT, top-1": ("vit_supervised_top1_percent", 90.0),
+    "linear probe on the pretrained MAE's best layer": ("probe_percent", 82.0),
+}
+
+
+@dataclass(frozen=True)
+class Card:
+    """The files beside the weights, read: training history, evaluation, accuracy by class."""
+
+    history: pd.DataFrame
+    evaluation: dict
+    per_class: pd.DataFrame
+    metadata: dict[str, dict]
+
+    @property
+    def probe(self) -> pd.DataFrame:
+        """Linear-probe accuracy by layer: model, layer, top1_percent."""
+        found = self.evaluation["probe_percent_by_layer"]
+        return pd.DataFrame({"model": "mae_pretrained", "layer": range(1, len(found) + 1), "top1_percent": found})
+
+    def recipes(self) -> pd.DataFrame:
+        """The recipe stored in each checkpoint, the hours that the stage took, and on what."""
+        rows = {}
+        for stage, rows_of_stage in self.history.groupby("stage", sort=False):
+            recipe = json.loads(self.metadata[stage]["recipe"])
+            hours = rows_of_stage["seconds"].sum() / 3600
+            rows[stage] = recipe | {"hours": round(hours, 2), "device": rows_of_stage["device"].iloc[0]}
+        return pd.DataFrame(rows)
+
+    def summary(self) -> str:
+        """One sentence on the training as a whole."""
+        hours, epochs = self.history["seconds"].sum() / 3600, self.history.groupby("stage", sort=False).size()
+        told = ", ".join(f"{stage} {count}" for stage, count in epochs.items())
+        return f"**Trained for {hours:.1f} hours in all on {self.history['device'].iloc[0]}; epochs: {told}.**"
+
+    def floors(self) -> str:
+        """Measured accuracies beside the floors that a well-trained demo should reach, as a Markdown table."""
+        measured = self.evaluation | {"probe_percent": max(self.evaluation["probe_percent_by_layer"])}
+        lines = [
+            f"On {self.evaluation['test_images']:,} test images:",
+            "",
+            "| | measured | floor | reached |",
+            "|---|---|---|---|",
+        ]
+        for name, (key, floor) in FLOORS.items():
+            reached = "yes" if measured[key] >= floor else "no"
+            lines.append(f"| {name} | {measured[key]:.1f} % | {floor:.0f} % | {reached} |")
+        note = f"The probe was fitted on {self.evaluation['probe_images']:,} training images."
+        return "\n".join([*lines, "", note])
+
+
+def load_card() -> Card:
+    """Read the files that training and evaluation left beside the bundled weights."""
+    metadata = {}
+    for path in sorted(WEIGHTS.glob("*.safetensors")):
+        with safe_open(path, "pt") as file:
+            metadata[file.metadata()["stage"]] = file.metadata()
+    return Card(
+        pd.read_csv(WEIGHTS / "history.csv"),
+        json.loads((WEIGHTS / "evaluation.json").read_text()),
+        pd.read_csv(WEIGHTS / "per_class.csv"),
+        metadata,
+    )

@@ -1,0 +1,150 @@
+"""Notebook sources are clean, and every one of them runs through papermill."""
+
+import json
+import shutil
+
+import nbformat
+import pandas as pd
+import pytest
+from nbformat import v4
+
+from mae_helpers import notebooks, results
+from mae_helpers.notebooks import NotebookError
+from mae_helpers.profiles import load_profile
+
+SOURCES = notebooks.find([])
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.stem)
+def test_source_is_clean_and_in_style(path):
+    notebook = nbformat.read(path, 4)
+    nbformat.validate(notebook)
+    assert notebook.metadata.kernelspec.name == "python3"
+    assert notebook.metadata.kernelspec.language == "python"
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    assert all(not cell.outputs and cell.execution_count is None for cell in code)
+    assert sum("parameters" in cell.metadata.get("tags", []) for cell in code) == 1
+    lengths = sorted(len(cell.source.splitlines()) for cell in code)
+    assert lengths[-1] <= 15
+    assert not any(line.lstrip().startswith(("def ", "class ")) for cell in code for line in cell.source.splitlines())
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.stem)
+def test_every_figure_is_captioned_described_and_referred_to(path):
+    notebook = nbformat.read(path, 4)
+    text = "".join(cell.source for cell in notebook.cells)
+    for cell in notebook.cells:
+        if "plt.show()" in cell.source:
+            settings = cell.metadata["mystnb"]
+            assert settings["figure"]["caption"].endswith(".")
+            assert settings["image"]["alt"]
+            assert f"`{settings['figure']['name']}`" in text, f"{settings['figure']['name']} is not referred to"
+
+
+def test_every_notebook_runs(tiny_run):
+    assert tiny_run.finished
+    for source in SOURCES:
+        assert notebooks.complaint(tiny_run.executed / source.name, "demo") is None
+
+
+def test_no_progress_residue_and_no_stderr_in_the_pages(tiny_run):
+    for path in tiny_run.executed.glob("*.ipynb"):
+        for cell in nbformat.read(path, 4).cells:
+            for output in cell.get("outputs", []):
+                assert output.output_type != "stream", f"{path.stem}: {output.get('text')}"
+
+
+@pytest.mark.parametrize("name", list(results.COLUMNS))
+def test_every_table_is_written_with_its_columns(tiny_run, name):
+    table = pd.read_csv(tiny_run.out / "results" / "demo" / f"{name}.csv")
+    assert list(table.columns[: len(results.COLUMNS[name])]) == results.COLUMNS[name]
+    assert len(table)
+    assert not table[results.COLUMNS[name]].isna().any().any()
+
+
+def test_layers_and_heads_count_from_one(tiny_run):
+    table = results.read_table("fig3_attention_distance", tiny_run.out / "results" / "demo")
+    assert sorted(table["layer"].unique()) == list(range(1, 13))
+    assert sorted(table["head"].unique()) == list(range(1, 13))
+
+
+def test_run_json_says_how_the_tables_came_to_be(tiny_run):
+    entries = json.loads((tiny_run.out / "results" / "demo" / "run.json").read_text())
+    for source in SOURCES:
+        assert entries[source.stem]["seconds"] > 0
+    first = entries[SOURCES[0].stem]
+    assert first["provenance"]["packages"]["torch"]
+    assert first["parameters"]["images_per_class"] == 6
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A folder of one small notebook that takes x and fails where x is negative."""
+    cells = [
+        v4.new_code_cell("x = 1", metadata={"tags": ["parameters"]}),
+        v4.new_code_cell("if x < 0:\n    raise ValueError(f'x is {x}')\nx"),
+    ]
+    spec = {"name": "python3", "language": "python", "display_name": "Python 3"}
+    nbformat.write(v4.new_notebook(cells=cells, metadata={"kernelspec": spec}), tmp_path / "01_small.ipynb")
+    return tmp_path
+
+
+def test_find_by_number_stem_and_path(folder):
+    path = folder / "01_small.ipynb"
+    for name in ("1", "01", "01_small", str(path)):
+        assert notebooks.find([name], folder) == [path]
+    with pytest.raises(NotebookError, match=r"no notebook '07'.*01_small"):
+        notebooks.find(["07"], folder)
+
+
+def test_unknown_parameter_is_refused_with_the_known_ones(folder):
+    paths = notebooks.find([], folder)
+    with pytest.raises(NotebookError, match=r"parameter 'y' is unknown to 01_small; they take x"):
+        notebooks.choose_parameters(paths, {"y": 1})
+    assert notebooks.choose_parameters(paths, {"x": 2}, {"x": 3, "y": 4}) == {paths[0]: {"x": 2}}
+
+
+def test_failure_keeps_the_copy_for_reading_and_the_older_result(folder, tmp_path):
+    source, target = folder / "01_small.ipynb", tmp_path / "out" / "01_small.ipynb"
+    mark = {"profile": "demo", "fingerprint": "a"}
+    notebooks.execute(source, target, {"x": 2}, mark, {})
+    before = target.read_bytes()
+    assert notebooks.is_current(target, "demo", "a")
+    with pytest.raises(NotebookError, match="01_small: ValueError: x is -1"):
+        notebooks.execute(source, target, {"x": -1}, mark, {})
+    assert target.read_bytes() == before
+    assert (target.parent / "failed" / target.name).exists()
+    assert notebooks.complaint(target.parent / "failed" / target.name, "demo")
+
+
+def test_complaints_name_what_is_wrong(folder, tmp_path):
+    source, target = folder / "01_small.ipynb", tmp_path / "copy.ipynb"
+    assert "not run" in notebooks.complaint(target, "demo")
+    notebook = nbformat.read(source, 4)
+    notebook.metadata[notebooks.MARK] = {"profile": "paper"}
+    nbformat.write(notebook, target)
+    assert "'paper', not 'demo'" in notebooks.complaint(target, "demo")
+    notebook.metadata[notebooks.MARK] = {"profile": "demo"}
+    nbformat.write(notebook, target)
+    assert "cell that was not run" in notebooks.complaint(target, "demo")
+
+
+def test_fingerprint_follows_cells_parameters_and_data(folder):
+    path, profile = folder / "01_small.ipynb", load_profile("demo")
+    first = notebooks.fingerprint(path, profile, {"x": 1}, "data")
+    assert first == notebooks.fingerprint(path, profile, {"x": 1}, "data")
+    assert first != notebooks.fingerprint(path, profile, {"x": 2}, "data")
+    assert first != notebooks.fingerprint(path, profile, {"x": 1}, "other data")
+    notebook = nbformat.read(path, 4)
+    notebook.cells[1].source += "\n"
+    changed = path.with_name("02_changed.ipynb")
+    nbformat.write(notebook, changed)
+    assert first != notebooks.fingerprint(changed, profile, {"x": 1}, "data")
+
+
+def test_data_fingerprint_follows_a_users_images(tiny_profile, tmp_path):
+    profile = load_profile(tiny_profile)
+    before = notebooks.data_fingerprint(profile)
+    image = next(iter(sorted((tmp_path).rglob("*.png"))))
+    shutil.copy(image, image.with_name("another.png"))
+    assert notebooks.data_fingerprint(profile) != before

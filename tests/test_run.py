@@ -1,0 +1,102 @@
+"""The run command: bad input is refused before anything runs, with one clear line and a status other than 0."""
+
+import pytest
+
+from mae_helpers import checkpoints, images, notebooks, run
+
+
+@pytest.fixture
+def nothing_runs(monkeypatch):
+    """Fail the test if a notebook is executed."""
+
+    def execute(source, *_):
+        pytest.fail(f"{source} was run")
+
+    monkeypatch.setattr(notebooks, "execute", execute)
+
+
+@pytest.mark.usefixtures("nothing_runs")
+class TestBadInput:
+    def refuse(self, capsys, tmp_path, *arguments):
+        assert run.main([*arguments, "--out", str(tmp_path / "out")]) != 0
+        return capsys.readouterr().err
+
+    def test_unknown_profile(self, capsys, tmp_path):
+        error = self.refuse(capsys, tmp_path, "--profile", "dmeo")
+        assert "unknown profile 'dmeo'" in error
+        assert "demo" in error
+
+    def test_unknown_parameter(self, capsys, tmp_path):
+        error = self.refuse(capsys, tmp_path, "-p", "images_per_clas", "3")
+        assert "'images_per_clas' is unknown" in error
+        assert "images_per_class" in error
+
+    def test_unknown_notebook(self, capsys, tmp_path):
+        assert "no notebook '77'" in self.refuse(capsys, tmp_path, "77")
+
+    def test_absent_gpu(self, capsys, tmp_path):
+        error = self.refuse(capsys, tmp_path, "--device", "cuda:63")
+        assert "'cuda:63'" in error
+        assert "--device cpu" in error
+
+    def test_missing_image_folder(self, capsys, tmp_path, tiny_profile):
+        text = tiny_profile.read_text()
+        tiny_profile.write_text(text.replace("folder:", "folder: nowhere #"))
+        error = self.refuse(capsys, tmp_path, "--profile", str(tiny_profile))
+        assert "nowhere: no such folder" in error
+
+    def test_wrong_bundled_images(self, capsys, tmp_path, monkeypatch):
+        monkeypatch.setattr(images, "DEMO_SHA256", "0" * 64)
+        error = self.refuse(capsys, tmp_path)
+        assert "SHA-256" in error
+        assert "build_images" in error
+
+    def test_missing_checkpoint(self, capsys, tmp_path, monkeypatch):
+        monkeypatch.setattr(checkpoints, "WEIGHTS", tmp_path)
+        assert "mae_pretrained.safetensors: no such checkpoint" in self.refuse(capsys, tmp_path)
+
+
+def test_values_from_the_command_line():
+    assert run.parse_value("10") == 10
+    assert run.parse_value("0.75") == 0.75
+    assert run.parse_value("true") is True
+    assert run.parse_value("[1, 2]") == [1, 2]
+    assert run.parse_value("euclidean") == "euclidean"
+
+
+def test_failed_chapter_stops_the_book_but_not_the_others(monkeypatch, tmp_path, capsys):
+    ran = []
+
+    def execute(source, target, *_):
+        ran.append(source.stem)
+        if source.stem.startswith("02"):
+            raise notebooks.NotebookError(f"{source.stem}: ValueError: made up")
+
+    monkeypatch.setattr(notebooks, "execute", execute)
+    monkeypatch.setattr(run, "check_inputs", lambda *_: None)
+    status = run.main(["--out", str(tmp_path), "--results", str(tmp_path / "results")])
+    error = capsys.readouterr().err
+    assert status == 1
+    assert ran == [path.stem for path in notebooks.find([])]
+    assert "02_attention_distance: ValueError: made up" in error
+    assert "no book was built" in error
+
+
+def test_second_run_redoes_nothing(tiny_run, monkeypatch, capsys):
+    from conftest import TINY
+
+    monkeypatch.setattr(notebooks, "execute", lambda source, *_: pytest.fail(f"{source} was run again"))
+    assert run.run(tiny_run.profile, [], TINY, "cpu", tiny_run.out, str(tiny_run.out / "results"))
+    count = len(notebooks.find([]))
+    assert f"{count} of {count} notebooks are up to date" in capsys.readouterr().err
+
+
+def test_changed_parameter_redoes_the_chapters_that_take_it(tiny_run, monkeypatch):
+    from conftest import TINY
+
+    ran = []
+    monkeypatch.setattr(notebooks, "execute", lambda source, *_: ran.append(source.stem))
+    monkeypatch.setattr(run, "check_inputs", lambda *_: None)
+    monkeypatch.setattr(run.results, "record_run", lambda *_, **__: None)
+    run.run(tiny_run.profile, [], TINY | {"k": 4}, "cpu", tiny_run.out, str(tiny_run.out / "results"))
+    assert ran == ["03_principal_angles"]
