@@ -37,6 +37,11 @@ class Chapter:
             return checkpoints.random_model(self.profile, "mae_pretrained", self.device, self.seed)
         return checkpoints.load_model(self.profile, name, self.device)
 
+    def seen_by(self, name: str, chosen: ImageSet) -> ImageSet:
+        """`chosen` with the normalisation that the model `name` was trained with."""
+        model = self.profile.models["mae_pretrained" if name == "random" else name]
+        return chosen.normalised_as(model.mean, model.std)
+
     def compare(
         self,
         models: Sequence[str],
@@ -48,12 +53,12 @@ class Chapter:
 
         All models see the same masks; each gets the normalisation that it was trained with.
         """
-        found = {}
-        for name in models:
-            settings = self.profile.models.get(name)
-            seen = chosen.normalised_as(settings.mean, settings.std) if settings else chosen
-            found[name] = one_pass(self.model(name), seen, statistics(), ratio=ratio, seed=self.seed, label=name)
-        return found
+        return {
+            name: one_pass(
+                self.model(name), self.seen_by(name, chosen), statistics(), ratio=ratio, seed=self.seed, label=name
+            )
+            for name in models
+        }
 
     def save(self, table: pd.DataFrame, name: str) -> pd.DataFrame:
         """Write a table to the run's results and pass it on."""

@@ -46,9 +46,11 @@ def verify(path: Path, expected: str | None) -> None:
     if expected is None:
         return
     kind, _, digest = expected.partition(":")
+    if kind not in hashlib.algorithms_guaranteed or not digest:
+        raise CheckpointError(f"{path}: hash {expected!r} in the profile is not of the form md5:... or sha256:...")
     with path.open("rb") as file:
         found = hashlib.file_digest(file, kind).hexdigest()
-    if not digest or not found.startswith(digest):
+    if not found.startswith(digest):
         raise CheckpointError(f"{path}: {kind} is {found}, expected {digest}...; fetch the file again")
 
 
@@ -104,6 +106,10 @@ def load_model(profile: Profile, name: str, device: torch.device | str = "cpu") 
     weights = {key: value for key, value in read_weights(path).items() if not key.startswith(DECODER_KEYS)}
     vit = VisionTransformer(**model.arguments)
     load_strictly(vit, weights, path)
+    if vit.num_prefix_tokens != 1:
+        raise CheckpointError(
+            f"{path}: {vit.num_prefix_tokens} tokens beside the patches; only a CLS token is understood"
+        )
     return vit.eval().to(device)
 
 

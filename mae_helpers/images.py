@@ -143,6 +143,10 @@ def _folders(images: Images, settings: Input) -> ImageSet:
     missing = [name for name in wanted if name not in present]
     if missing or not wanted:
         raise ImageError(f"{root}: no folder for the classes {missing or '(none at all)'}; it holds {present[:12]}")
+    if images.count is not None and images.count % len(wanted):
+        raise ImageError(
+            f"{root}: count {images.count} cannot be shared evenly by {len(wanted)} classes; change `count`"
+        )
     per_class = None if images.count is None else images.count // len(wanted)
     paths, labels, names = [], [], []
     for name in wanted:

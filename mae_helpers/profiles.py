@@ -104,6 +104,10 @@ def _check(profile: Profile, where: str) -> Profile:
             raise ProfileError(f"{where}: {label}.count is {images.count!r}; use a whole number ({hints['count']})")
     if profile.input.resize not in ("squash", "crop"):
         raise ProfileError(f"{where}: input.resize is {profile.input.resize!r}; use squash or crop")
+    for name, model in profile.models.items():
+        side = model.arguments.get("img_size", profile.input.size)
+        if side != profile.input.size:
+            raise ProfileError(f"{where}: models.{name} has img_size {side}, but input.size is {profile.input.size}")
     strange = set(profile.three_classes) - set(profile.images.classes)
     if profile.images.classes and strange:
         raise ProfileError(f"{where}: three_classes has {sorted(strange)}, which images.classes lacks")
@@ -128,6 +132,8 @@ def load_profile(name: str | Path) -> Profile:
         raise ProfileError(f"{path}: not valid YAML: {error}") from None
     where, base = str(path), ROOT if path.parent == BUNDLED else path.parent.resolve()
     profile = _build(Profile, values, where)
+    if not isinstance(profile.models, dict):
+        raise ProfileError(f"{where}: models is {profile.models!r}; name each model, with its checkpoint under it")
     parts = {
         "images": _build(Images, _absolute(profile.images, base), f"{where}, images"),
         "input": _build(Input, profile.input, f"{where}, input"),

@@ -134,9 +134,10 @@ def main(arguments: list[str] | None = None) -> int:
         given = {name: parse_value(value) for name, value in options.p}
         out = options.out.resolve()
         done = run(profile, options.notebooks, given, options.device, out, options.results)
-        if options.no_book:
-            return 0 if done else 1
-        return 0 if build_book(profile, out, required=not options.notebooks) and done else 1
+        if not done:
+            print("no book was built: a chapter failed", file=sys.stderr)
+            return 1
+        return 0 if options.no_book or build_book(profile, out, required=not options.notebooks) else 1
     except (ValueError, OSError, book.BookError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

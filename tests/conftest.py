@@ -1,0 +1,96 @@
+"""Shared fixtures: a tiny random Vision Transformer, a tiny image set, and a tiny profile with files of its own."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import timm.layers
+import torch
+import yaml
+from PIL import Image
+from safetensors.torch import save_file
+from timm.models.vision_transformer import VisionTransformer
+
+from mae_helpers.images import ImageSet
+from mae_helpers.profiles import Input
+
+# Four layers are the fewest that every rule in claims.py can read (thirds, quarters, three-layer climbs).
+TINY = {"img_size": 32, "patch_size": 8, "embed_dim": 24, "depth": 4, "num_heads": 4}
+CLASSES = ["bird", "cat", "dog"]
+HEADS = {
+    "mae_pretrained": {"num_classes": 0},
+    "mae_finetuned": {"num_classes": 5, "global_pool": "avg"},
+    "vit_supervised": {"num_classes": 5, "global_pool": "token"},
+}
+
+
+def make_vit(seed: int, **arguments: object) -> VisionTransformer:
+    """A tiny ViT whose weights are large enough for attention to be far from uniform."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        vit = VisionTransformer(**TINY | {"num_classes": 5} | arguments)
+        with torch.no_grad():
+            for parameter in vit.parameters():
+                parameter.add_(0.2 * torch.randn_like(parameter))
+    return vit.eval()
+
+
+@pytest.fixture
+def tiny_vit() -> VisionTransformer:
+    """4 layers x 4 heads, 24 features, 16 patches of 8 px, 5 classes."""
+    return make_vit(0)
+
+
+@pytest.fixture
+def tiny_images() -> ImageSet:
+    """Twelve 32-px images of noise, four each of three classes, all different."""
+    pixels = np.random.default_rng(0).integers(0, 256, (12, 32, 32, 3), dtype=np.uint8)
+    ids = [f"tiny/{row:02d}" for row in range(12)]
+    labels = np.repeat(range(3), 4)
+    settings = Input(size=32, mean=[0.5, 0.4, 0.3], std=[0.3, 0.25, 0.2])
+    return ImageSet(ids, labels, np.array(CLASSES)[labels], lambda row: Image.fromarray(pixels[row]), settings)
+
+
+@pytest.fixture
+def tiny_profile(tmp_path: Path) -> Callable[..., Path]:
+    """A function that writes a profile's images, checkpoints and YAML into `tmp_path` and returns the YAML's path.
+
+    `per_class` images of each class; other arguments replace whole entries of the YAML, or remove them where None.
+    """
+
+    def write(per_class: int = 4, name: str = "tiny", **entries: object) -> Path:
+        generator = np.random.default_rng(1)
+        for colour, label in zip(np.eye(3) * 60, CLASSES, strict=True):
+            (tmp_path / "images" / label).mkdir(parents=True, exist_ok=True)
+            for number in range(per_class):
+                pixels = np.clip(generator.normal(120 + colour, 40, (40, 48, 3)), 0, 255).astype(np.uint8)
+                Image.fromarray(pixels).save(tmp_path / "images" / label / f"{number:03d}.png")
+        (tmp_path / "weights").mkdir(exist_ok=True)
+        for seed, (model, head) in enumerate(HEADS.items()):
+            save_file(make_vit(seed, **head).state_dict(), tmp_path / "weights" / f"{model}.safetensors")
+        values = {
+            "name": name,
+            "title": "Tiny",
+            "images": {"source": "folders", "folder": "images", "classes": CLASSES, "count": 3 * per_class},
+            "three_classes": CLASSES,
+            "input": {"size": 32},
+            "models": {
+                model: {"checkpoint": f"weights/{model}.safetensors", "arguments": TINY | head}
+                for model, head in HEADS.items()
+            },
+        }
+        path = tmp_path / f"{name}.yaml"
+        path.write_text(yaml.safe_dump({k: v for k, v in (values | entries).items() if v is not None}, sort_keys=False))
+        return path
+
+    return write
+
+
+@pytest.fixture
+def shallow_demo(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The demo's architecture with one layer, so that it trains in a moment; timm's global switch is put back."""
+    monkeypatch.setattr("mae_helpers.demo.model.DEPTH", 1)
+    before = timm.layers.use_fused_attn()
+    yield
+    timm.layers.set_fused_attn(before)

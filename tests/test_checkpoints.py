@@ -1,0 +1,242 @@
+"""Checkpoints: the layouts that load, and each thing that can be wrong in one, named with its file."""
+
+import argparse
+import hashlib
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from mae_helpers.checkpoints import (
+    CheckpointError,
+    checkpoint_path,
+    load_decoder,
+    load_model,
+    pick_device,
+    random_model,
+    read_weights,
+    verify,
+)
+from mae_helpers.profiles import load_profile
+
+DECODER = {
+    "mask_token": torch.zeros(1, 1, 8),
+    "decoder_pos_embed": torch.zeros(1, 17, 8),
+    "decoder_embed.weight": torch.zeros(8, 24),
+    "decoder_blocks.0.norm1.weight": torch.ones(8),
+}
+
+
+@pytest.fixture
+def tiny(tiny_profile):
+    return load_profile(tiny_profile())
+
+
+@pytest.fixture
+def weights(tiny):
+    return load_file(tiny.models["mae_pretrained"].checkpoint)
+
+
+def pointing_at(profile, path, **changes):
+    """The profile with its pre-trained model read from `path`."""
+    model = replace(profile.models["mae_pretrained"], checkpoint=str(path), **changes)
+    return replace(profile, models=profile.models | {"mae_pretrained": model})
+
+
+def error_of(profile, name="mae_pretrained"):
+    with pytest.raises(CheckpointError) as caught:
+        load_model(profile, name)
+    return str(caught.value)
+
+
+def has_weights(model, weights):
+    state = model.state_dict()
+    return set(state) == set(weights) and all(torch.equal(state[key], value) for key, value in weights.items())
+
+
+@pytest.mark.parametrize("name", ["mae_pretrained", "mae_finetuned", "vit_supervised"])
+def test_a_checkpoint_arrives_in_the_model(tiny, name):
+    model = load_model(tiny, name)
+    assert has_weights(model, load_file(tiny.models[name].checkpoint))
+    assert not model.training
+
+
+@pytest.mark.parametrize("name", ["mae_pretrained", "mae_finetuned", "vit_supervised"])
+def test_bundled_models_load_strictly(name):
+    model = load_model(load_profile("demo"), name)
+    assert len(model.blocks) == 12
+    assert {block.attn.num_heads for block in model.blocks} == {12}
+    assert all(parameter.dtype == torch.float32 for parameter in model.parameters())
+
+
+def test_bundled_decoder_loads_and_a_profile_without_one_gives_none(tiny):
+    assert load_decoder(load_profile("demo")).pos_embed.shape == (1, 197, 96)
+    assert load_decoder(tiny) is None
+
+
+def test_official_layout_loads_without_its_decoder(tiny, weights, tmp_path):
+    path = tmp_path / "official.pth"
+    torch.save({"model": weights | DECODER, "args": argparse.Namespace(model="mae_vit_base_patch16")}, path)
+    assert has_weights(load_model(pointing_at(tiny, path), "mae_pretrained"), weights)
+
+
+def test_bare_tensors_in_a_pickle_load(tiny, weights, tmp_path):
+    path = tmp_path / "bare.pth"
+    torch.save(weights, path)
+    assert has_weights(load_model(pointing_at(tiny, path), "mae_pretrained"), weights)
+
+
+def test_a_pickle_with_another_class_is_refused(tiny, weights, tmp_path):
+    path = tmp_path / "strange.pth"
+    torch.save({"model": weights, "args": SimpleNamespace(model="x")}, path)
+    assert str(path) in error_of(pointing_at(tiny, path))
+
+
+def test_allowing_the_one_class_does_not_outlast_the_reading(weights, tmp_path):
+    path = tmp_path / "official.pth"
+    torch.save({"model": weights, "args": argparse.Namespace()}, path)
+    before = torch.serialization.get_safe_globals()
+    read_weights(path)
+    assert torch.serialization.get_safe_globals() == before
+
+
+def test_missing_surplus_and_wrongly_shaped_tensors_are_each_named(tiny, weights, tmp_path):
+    path = tmp_path / "odd.safetensors"
+    odd = dict(weights)
+    del odd["blocks.2.attn.qkv.bias"]
+    odd["head.weight"] = torch.zeros(5, 24)
+    odd["cls_token"] = torch.zeros(1, 1, 25)
+    save_file(odd, path)
+    message = error_of(pointing_at(tiny, path))
+    assert str(path) in message
+    assert "missing blocks.2.attn.qkv.bias (72,)" in message
+    assert "surplus head.weight (5, 24)" in message
+    assert "cls_token has shape (1, 1, 25), expected (1, 1, 24)" in message
+
+
+def test_many_wrong_tensors_are_counted(tiny, tmp_path):
+    path = tmp_path / "other.safetensors"
+    save_file({"weight": torch.zeros(2)}, path)
+    expected = len(load_model(tiny, "mae_pretrained").state_dict()) + 1 - 5
+    assert f"and {expected} more" in error_of(pointing_at(tiny, path))
+
+
+def test_hash_is_checked_in_whole_or_by_its_beginning(tiny):
+    path = Path(tiny.models["mae_pretrained"].checkpoint)
+    for kind in ("md5", "sha256"):
+        digest = hashlib.new(kind, path.read_bytes()).hexdigest()
+        verify(path, f"{kind}:{digest}")
+        verify(path, f"{kind}:{digest[:6]}")
+    verify(path, None)
+
+
+@pytest.mark.parametrize("wrong", ["md5:000000", "sha256:ffffffff", "md5:"])
+def test_wrong_hash_is_an_error_before_anything_is_read(tiny, wrong):
+    path = tiny.models["mae_pretrained"].checkpoint
+    message = error_of(pointing_at(tiny, path, hash=wrong))
+    assert path in message
+    assert wrong.partition(":")[2] in message
+
+
+def test_missing_file_is_named(tiny, tmp_path):
+    path = tmp_path / "gone.pth"
+    assert f"{path}: no such checkpoint" in error_of(pointing_at(tiny, path))
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".pth"])
+@pytest.mark.parametrize("kept", [0, 0.01, 0.5, 0.99])
+def test_half_written_file_is_named(tiny, weights, tmp_path, suffix, kept):
+    path = tmp_path / f"half{suffix}"
+    if suffix == ".pth":
+        torch.save({"model": weights}, path)
+    else:
+        save_file(weights, path)
+    path.write_bytes(path.read_bytes()[: int(kept * path.stat().st_size)])
+    assert f"{path}: not a readable checkpoint" in error_of(pointing_at(tiny, path))
+
+
+def test_half_precision_comes_back_as_single(tiny, weights, tmp_path):
+    path = tmp_path / "half.safetensors"
+    save_file({key: value.half() for key, value in weights.items()}, path)
+    model = load_model(pointing_at(tiny, path), "mae_pretrained")
+    assert all(parameter.dtype == torch.float32 for parameter in model.parameters())
+    assert has_weights(model, {key: value.half().float() for key, value in weights.items()})
+
+
+def test_whole_numbers_keep_their_type(tmp_path):
+    path = tmp_path / "mixed.safetensors"
+    save_file({"count": torch.tensor([3]), "mean": torch.tensor([0.5], dtype=torch.float64)}, path)
+    found = read_weights(path)
+    assert found["count"].dtype == torch.int64
+    assert found["mean"].dtype == torch.float32
+
+
+def test_unknown_model_is_named_with_the_known_ones(tiny):
+    message = error_of(tiny, "mae_huge")
+    assert "'mae_huge'" in message
+    assert "mae_pretrained, mae_finetuned, vit_supervised" in message
+    assert str(tiny.path) in message
+
+
+def test_bundled_names_point_into_the_package_and_others_are_files(tiny):
+    bundled = load_profile("demo").models["mae_pretrained"]
+    assert checkpoint_path(bundled).name == "mae_pretrained.safetensors"
+    assert checkpoint_path(bundled).is_file()
+    assert str(checkpoint_path(tiny.models["mae_pretrained"])) == tiny.models["mae_pretrained"].checkpoint
+
+
+def test_random_model_is_seeded(tiny):
+    first, same, other = (random_model(tiny, "mae_pretrained", seed=seed) for seed in (1, 1, 2))
+    assert has_weights(first, same.state_dict())
+    assert not torch.equal(first.blocks[0].attn.qkv.weight, other.blocks[0].attn.qkv.weight)
+
+
+def test_random_model_shares_nothing_but_positions_with_the_trained_one(tiny):
+    trained, random = load_model(tiny, "mae_pretrained"), random_model(tiny, "mae_pretrained")
+    assert torch.equal(random.pos_embed, trained.pos_embed)
+    for key, value in trained.state_dict().items():
+        if key.endswith("weight") and value.ndim > 1:
+            assert not torch.allclose(random.state_dict()[key], value, atol=0.01)
+    assert not random.training
+
+
+def test_random_model_does_not_depend_on_the_global_generator(tiny):
+    torch.manual_seed(5)
+    first = random_model(tiny, "mae_pretrained", seed=9)
+    torch.manual_seed(6)
+    assert has_weights(first, random_model(tiny, "mae_pretrained", seed=9).state_dict())
+
+
+@pytest.mark.xfail(strict=True, reason="building the trained model draws random numbers outside the fork")
+def test_random_model_leaves_the_global_generator_alone(tiny):
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    random_model(tiny, "mae_pretrained", seed=9)
+    assert torch.equal(torch.rand(3), expected)
+
+
+def test_device_auto_and_cpu():
+    assert pick_device("cpu") == torch.device("cpu")
+    assert pick_device().type == ("cuda" if torch.cuda.is_available() else "cpu")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device here")
+@pytest.mark.parametrize("name", ["cuda", "cuda:0", "cuda:1"])
+def test_absent_cuda_is_an_error(name):
+    with pytest.raises(ValueError, match=f"device '{name}': PyTorch sees 0 CUDA devices"):
+        pick_device(name)
+
+
+def test_a_cuda_device_beyond_the_last_is_an_error():
+    with pytest.raises(ValueError, match="device 'cuda:99': PyTorch sees"):
+        pick_device("cuda:99")
+
+
+@pytest.mark.parametrize("name", ["gpu", "cuda:first", ""])
+def test_nonsense_device_is_an_error(name):
+    with pytest.raises(ValueError, match=f"device '{name}': use auto, cpu"):
+        pick_device(name)

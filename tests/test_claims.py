@@ -1,0 +1,218 @@
+"""The rules of the scorecard on made-up tables that support a claim, support it partly, and contradict it."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from mae_helpers import claims
+from mae_helpers.claims import NOT_SUPPORTED, PARTLY, SUPPORTED
+
+LAYERS = np.arange(1, 13)
+
+
+def curve(start, end):
+    return np.linspace(start, end, 12)
+
+
+def separation(mae, random, token="cls"):
+    """kNN accuracies by layer of the two models, and another token that must not be read."""
+    return pd.concat(
+        pd.DataFrame({"model": model, "token": kind, "layer": LAYERS, "knn_percent": values})
+        for kind, mine, control in ((token, mae, random), ("other", curve(90, 0), curve(0, 90)))
+        for model, values in (("mae_pretrained", mine), ("random", control))
+    )
+
+
+@pytest.mark.parametrize(
+    ("mae", "random", "verdict"),
+    [
+        (curve(30, 80), curve(30, 30), SUPPORTED),
+        (curve(30, 34), curve(30, 30), PARTLY),
+        (curve(30, 60), curve(30, 56), PARTLY),
+        (curve(30, 60), curve(30, 60), NOT_SUPPORTED),
+        (curve(60, 30), curve(30, 30), NOT_SUPPORTED),
+        (curve(60, 50), curve(60, 20), NOT_SUPPORTED),
+    ],
+    ids=["rises alone", "rises a little", "rises a little more", "as random", "falls", "falls less than random"],
+)
+@pytest.mark.parametrize("token", ["cls", "mean_patch", "patch"])
+def test_classes_separate(token, mae, random, verdict):
+    row = claims.classes_separate(separation(mae, random, token), token)
+    assert row["verdict"] == verdict
+    assert row["where"] == ("Fig. 2" if token == "patch" else "Fig. 1")
+
+
+def test_classes_separate_quotes_the_thirds():
+    steps = np.repeat([20.0, 40.0, 60.0], 4)
+    row = claims.classes_separate(separation(steps, np.full(12, 10.0)), "cls")
+    assert "20 % in the first third, 60 % in the last" in row["here"]
+    assert "10, 10 %" in row["here"]
+
+
+@pytest.mark.parametrize(
+    ("jump_at", "verdict"),
+    [
+        (7, SUPPORTED),
+        (8, SUPPORTED),
+        (9, SUPPORTED),
+        (6, PARTLY),
+        (10, PARTLY),
+        (5, NOT_SUPPORTED),
+        (11, NOT_SUPPORTED),
+    ],
+)
+def test_emergence(jump_at, verdict):
+    table = pd.DataFrame(
+        {
+            "model": "mae_pretrained",
+            "token": "mean_patch",
+            "layer": LAYERS,
+            "silhouette": np.where(jump_at <= LAYERS, 0.4, 0.0),
+        }
+    )
+    row = claims.emergence(table.sample(frac=1, random_state=0))
+    assert row["verdict"] == verdict
+    assert f"+0.40 over the three layers that end at layer {jump_at}" in row["here"]
+
+
+def test_a_silhouette_that_only_falls_shows_no_emergence():
+    falling = -np.cumsum(np.where(np.isin(LAYERS, (6, 7, 8)), 0.01, 0.1))
+    columns = {"model": "mae_pretrained", "token": "mean_patch", "layer": LAYERS, "silhouette": falling}
+    assert claims.emergence(pd.DataFrame(columns))["verdict"] == NOT_SUPPORTED
+
+
+def distances(**by_model):
+    """Shares of uniform attention's distance by model: an array (layers, heads) of them, uniform being 40 px."""
+    tables = []
+    for model, shares in by_model.items():
+        layer, head = np.indices(shares.shape) + 1
+        columns = {"layer": layer.ravel(), "head": head.ravel(), "distance_px": 40 * shares.ravel()}
+        tables.append(pd.DataFrame(columns).assign(model=model, uniform_px=40.0))
+    return pd.concat(tables, ignore_index=True)
+
+
+def heads(inside, outside=0.2):
+    """12 x 10 heads, the first `inside` of each layer at 90 % of uniform, the others elsewhere."""
+    return np.tile(np.where(np.arange(10) < inside, 0.9, outside), (12, 1))
+
+
+@pytest.mark.parametrize(("inside", "verdict"), [(10, SUPPORTED), (9, SUPPORTED), (6, PARTLY), (3, NOT_SUPPORTED)])
+def test_attention_is_global(inside, verdict):
+    row = claims.attention_is_global(distances(mae_pretrained=heads(inside), random=heads(0)))
+    assert row["verdict"] == verdict
+    assert f"{10 * inside} % of heads" in row["here"]
+
+
+def test_attention_farther_than_uniform_does_not_count_as_global():
+    assert claims.attention_is_global(distances(mae_pretrained=heads(0, 1.2)))["verdict"] == NOT_SUPPORTED
+
+
+@pytest.mark.parametrize(
+    ("vit", "mae", "verdict"),
+    [(0.2, 0.8, SUPPORTED), (0.2, 0.1, PARTLY), (0.7, 0.9, PARTLY), (0.9, 0.7, NOT_SUPPORTED)],
+)
+def test_vit_starts_local(vit, mae, verdict):
+    early = {"vit_supervised": vit, "mae_pretrained": mae}
+    shares = {model: np.vstack([np.full((3, 4), value), np.full((9, 4), 1 - value)]) for model, value in early.items()}
+    assert claims.vit_starts_local(distances(**shares))["verdict"] == verdict
+
+
+def angles(mae, random, spread):
+    """Three angles a layer, `spread` to each side of the median; the other controls must not be read."""
+    tables = []
+    for model, medians in (("mae_pretrained", mae), ("random", random)):
+        for control, sign in (("between_classes", 1), ("split_half", -1)):
+            for layer, median, width in zip(LAYERS, medians, spread, strict=True):
+                values = sign * median + width * np.array([-1, 0, 1])
+                columns = {"model": model, "control": control, "layer": layer, "theta1_deg": values}
+                tables.append(pd.DataFrame(columns))
+    return pd.concat(tables, ignore_index=True)
+
+
+@pytest.mark.parametrize(
+    ("mae", "random", "spread", "verdict"),
+    [
+        (curve(10, 40), curve(10, 12), curve(1, 5), SUPPORTED),
+        (curve(10, 40), curve(10, 12), curve(5, 1), PARTLY),
+        (np.where(LAYERS == 12, 40, curve(30, 10)), curve(10, 12), curve(1, 5), PARTLY),
+        (curve(40, 10), curve(10, 12), curve(1, 5), NOT_SUPPORTED),
+        (curve(10, 20), curve(10, 30), curve(1, 5), NOT_SUPPORTED),
+    ],
+    ids=["grow", "spread shrinks", "only the last", "fall", "less than random"],
+)
+def test_angles_grow(mae, random, spread, verdict):
+    assert claims.angles_grow(angles(mae, random, spread))["verdict"] == verdict
+
+
+@pytest.mark.parametrize(
+    ("between", "half", "shuffled", "verdict"),
+    [(40, 10, 12, SUPPORTED), (30, 10, 20, SUPPORTED), (15, 10, 12, PARTLY), (11, 10, 12, NOT_SUPPORTED)],
+)
+def test_angles_are_about_classes(between, half, shuffled, verdict):
+    last = {"between_classes": between, "split_half": half, "shuffled_labels": shuffled}
+    rows = [
+        {"model": model, "control": control, "layer": layer, "theta1_deg": value if layer == 12 else 50 - value}
+        for model in ("mae_pretrained", "random")
+        for layer in (1, 12)
+        for control, value in last.items()
+    ]
+    table = pd.DataFrame(rows)
+    table.loc[table["model"] == "random", "theta1_deg"] = 1.0
+    assert claims.angles_are_about_classes(table)["verdict"] == verdict
+
+
+@pytest.mark.parametrize(
+    ("largest", "smallest", "verdict"),
+    [
+        (curve(10, 50), curve(1, 2), SUPPORTED),
+        (curve(10, 50), curve(2, 1), PARTLY),
+        (curve(50, 10), curve(1, 2), PARTLY),
+        (curve(50, 10), curve(2, 1), NOT_SUPPORTED),
+        (np.where(LAYERS == 12, 60, curve(50, 10)), curve(2, 1), NOT_SUPPORTED),
+    ],
+    ids=["both", "largest", "smallest", "none", "only the last layer"],
+)
+def test_singular_values_grow(largest, smallest, verdict):
+    table = pd.concat(
+        pd.DataFrame({"model": model, "layer": LAYERS, "class": name, "index": index, "singular_value": values})
+        for name in ("cat", "dog")
+        for model, found in (("mae_pretrained", (largest, np.full(12, 5.0), smallest)), ("random", [curve(9, 1)] * 3))
+        for index, values in enumerate(found, 1)
+    )
+    assert claims.singular_values_grow(table)["verdict"] == verdict
+
+
+def masks(within, between, norm_range):
+    """Cosines as given; ten images with mean norms 50 to 60 and the given range of norms within each."""
+    pairs = [("within", value) for value in within] + [("between", value) for value in between]
+    norms = [
+        {"image": image, "norm": 50 + image * 10 / 9 + side * norm_range / 2} for image in range(10) for side in (-1, 1)
+    ]
+    return pd.DataFrame(pairs, columns=["pair", "cosine"]), pd.DataFrame(norms)
+
+
+@pytest.mark.parametrize(
+    ("within", "norm_range", "verdict"),
+    [
+        ([0.99] * 20, 1.0, SUPPORTED),
+        ([0.99] * 20, 9.0, PARTLY),
+        ([0.99] * 18 + [0.1] * 2, 1.0, PARTLY),
+        ([0.3] * 20, 1.0, NOT_SUPPORTED),
+    ],
+    ids=["aligned", "norms vary", "a tail", "less than between"],
+)
+def test_masks_agree(within, norm_range, verdict):
+    assert claims.masks_agree(*masks(within, [0.5] * 20, norm_range))["verdict"] == verdict
+
+
+def test_claims_are_shown_whole_and_without_row_numbers():
+    rows = [
+        claims.attention_is_global(distances(mae_pretrained=heads(10))),
+        claims.masks_agree(*masks([0.9], [0.1], 1.0)),
+    ]
+    shown = claims.show(*rows)
+    assert shown.data.columns.tolist() == ["claim", "where", "paper", "here", "verdict", "note"]
+    assert shown.data["verdict"].tolist() == [SUPPORTED, SUPPORTED]
+    page = shown.to_html()
+    assert all(row[key] in page for row in rows for key in ("claim", "here", "verdict"))
+    assert "row_heading" not in page

@@ -1,0 +1,198 @@
+"""The demo's training on 24 images of noise with one layer: the data, the loss, and interruption without a trace."""
+
+import gzip
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+
+from mae_helpers.demo import train as training
+from mae_helpers.demo.data import enlarge, find_folder, load_split, random_crop_and_flip, read_idx, to_rgb
+from mae_helpers.demo.model import demo_vit, masked_loss, patchify
+from mae_helpers.demo.train import Recipe, build, random_patches, train
+from mae_helpers.images import first_images
+from mae_helpers.profiles import load_profile
+
+RECIPE = Recipe(epochs=2, batch=12, learning_rate=1e-2, kept=0.25, schedule=3)
+ONCE = Recipe(epochs=1, batch=24, learning_rate=1e-3, kept=0.25)
+pytestmark = pytest.mark.usefixtures("shallow_demo")
+
+
+def write_idx(path, array):
+    header = bytes([0, 0, 8, array.ndim]) + np.array(array.shape, ">i4").tobytes()
+    content = header + array.tobytes()
+    path.write_bytes(gzip.compress(content, 1) if path.suffix == ".gz" else content)
+
+
+@pytest.fixture
+def data(tmp_path):
+    """A folder of four gzipped IDX files: 24 training and 20 test images."""
+    folder, generator = tmp_path / "data", np.random.default_rng(0)
+    folder.mkdir()
+    for split, count in (("train", 24), ("t10k", 20)):
+        images = generator.integers(0, 256, (count, 28, 28), dtype=np.uint8)
+        write_idx(folder / f"{split}-images-idx3-ubyte.gz", images)
+        write_idx(folder / f"{split}-labels-idx1-ubyte.gz", np.arange(count, dtype=np.uint8) % 10)
+    return str(folder)
+
+
+@pytest.mark.parametrize("suffix", ["", ".gz"])
+@pytest.mark.parametrize("shape", [(5,), (3, 28, 28)])
+def test_idx_files_are_read_gzipped_or_plain(tmp_path, suffix, shape):
+    array = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+    write_idx(tmp_path / f"some-idx{suffix}", array)
+    assert np.array_equal(read_idx(tmp_path / "some-idx"), array)
+
+
+def test_a_split_is_images_and_labels(data):
+    images, labels = load_split("t10k", data)
+    assert images.shape == (20, 28, 28)
+    assert labels.tolist() == [*range(10), *range(10)]
+
+
+def test_a_folder_without_the_data_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match=f"no Fashion-MNIST .* in {tmp_path}; install"):
+        find_folder(str(tmp_path))
+
+
+def test_training_sees_images_as_the_book_does():
+    images = first_images(load_profile("demo")).take([0, 499])
+    small = np.stack([np.asarray(images.read(row)) for row in range(2)])
+    assert np.array_equal(enlarge(small)[1], np.asarray(Image.fromarray(small[1]).resize((56, 56), Image.BICUBIC)))
+    torch.testing.assert_close(to_rgb(torch.from_numpy(enlarge(small))), images.tensor([0, 1]))
+
+
+def images_and_generator(seed):
+    return torch.rand(8, 3, 56, 56, generator=torch.Generator().manual_seed(9)), torch.Generator().manual_seed(seed)
+
+
+def test_crops_keep_the_shape_and_are_seeded():
+    first, same, other = (random_crop_and_flip(*images_and_generator(seed)) for seed in (1, 1, 2))
+    assert first.shape == (8, 3, 56, 56)
+    assert torch.equal(first, same)
+    assert not torch.allclose(first, other)
+
+
+def test_a_crop_of_the_whole_is_the_image_or_its_mirror():
+    images, generator = images_and_generator(1)
+    for found, image in zip(random_crop_and_flip(images, generator, smallest=1.0), images, strict=True):
+        mirrored = image.flip(-1)
+        nearest = mirrored if (found - mirrored).abs().max() < (found - image).abs().max() else image
+        torch.testing.assert_close(found, nearest, atol=1e-4, rtol=0)
+
+
+def test_half_of_the_crops_are_mirrored():
+    ramp = torch.linspace(0, 1, 16).expand(400, 1, 16, 16)
+    found = random_crop_and_flip(ramp, torch.Generator().manual_seed(0))
+    mirrored = (found[:, 0, 8, 0] > found[:, 0, 8, -1]).float().mean()
+    assert 0.4 < mirrored < 0.6
+
+
+def test_a_crop_stays_inside_the_image():
+    ramp = torch.arange(56.0).expand(400, 1, 56, 56)
+    found = random_crop_and_flip(ramp, torch.Generator().manual_seed(0))
+    spans = found[:, 0, 28].amax(1) - found[:, 0, 28].amin(1)
+    assert spans.min() > 0.8 * 55 - 1
+    assert spans.max() < 56
+
+
+@pytest.fixture
+def loss_case():
+    images, generator = images_and_generator(3)
+    target = patchify(images)
+    target = (target - target.mean(-1, keepdim=True)) / target.std(-1, keepdim=True)
+    return images, target, random_patches(8, 0.25, generator)
+
+
+def test_loss_of_a_perfect_prediction_is_zero(loss_case):
+    images, target, visible = loss_case
+    assert masked_loss(target, images, visible) < 1e-8
+    assert masked_loss(patchify(images), images, visible) > 0.1, "raw pixels are not what is to be predicted"
+
+
+def test_loss_ignores_visible_patches(loss_case):
+    images, target, visible = loss_case
+    index = visible.unsqueeze(-1).expand(-1, -1, 48)
+    assert masked_loss(target.scatter(1, index, 1e3), images, visible) < 1e-8
+
+
+def test_loss_by_hand(loss_case):
+    images, target, visible = loss_case
+    assert masked_loss(target + 2, images, visible).item() == pytest.approx(4, rel=1e-4)
+    hidden = next(patch for patch in range(196) if patch not in visible[0])
+    target[0, hidden] += 3
+    assert masked_loss(target, images, visible).item() == pytest.approx(9 / (8 * 147), rel=1e-4)
+
+
+def test_random_patches_are_permutations_of_the_right_length():
+    generator = torch.Generator().manual_seed(0)
+    kept = random_patches(5, 0.25, generator)
+    assert kept.shape == (5, 49)
+    assert all(len(set(row)) == 49 for row in kept.tolist())
+    assert not torch.equal(kept, random_patches(5, 0.25, generator))
+    assert random_patches(5, 1, generator) is None
+
+
+def test_an_interrupted_run_ends_with_the_same_weights(tmp_path, data, monkeypatch):
+    train("pretrain", RECIPE, tmp_path / "whole", data, "cpu", seed=0)
+    epoch_of = training.train_epoch
+
+    def interrupted(*arguments):
+        if arguments[-2] == 1:
+            raise KeyboardInterrupt
+        return epoch_of(*arguments)
+
+    resumed = tmp_path / "resumed"
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "train_epoch", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            train("pretrain", RECIPE, resumed, data, "cpu", seed=0)
+    assert not (resumed / "mae_pretrained.safetensors").exists()
+    halfway = torch.load(resumed / "pretrain.state.pt", weights_only=True)["model"]
+    train("pretrain", RECIPE, resumed, data, "cpu", seed=0)
+    for name in ("mae_pretrained", "mae_decoder"):
+        expected, found = (load_file(tmp_path / out / f"{name}.safetensors") for out in ("whole", "resumed"))
+        assert set(found) == set(expected)
+        assert all(torch.equal(found[key], value) for key, value in expected.items())
+    moved = "blocks.0.mlp.fc1.weight"
+    assert not torch.equal(halfway[f"encoder.{moved}"].half(), load_file(resumed / "mae_pretrained.safetensors")[moved])
+    history = pd.read_csv(resumed / "pretrain.csv")
+    assert history["epoch"].tolist() == [1, 2]
+    assert history["loss"].tolist() == pd.read_csv(tmp_path / "whole" / "pretrain.csv")["loss"].tolist()
+
+
+def test_a_finished_stage_is_not_touched_and_fine_tuning_starts_from_it(tmp_path, data):
+    train("pretrain", ONCE, tmp_path, data, "cpu", seed=0)
+    final = tmp_path / "mae_pretrained.safetensors"
+    before = final.read_bytes()
+    with pytest.raises(FileExistsError, match=r"mae_pretrained\.safetensors is finished"):
+        train("pretrain", ONCE, tmp_path, data, "cpu", seed=0)
+    assert final.read_bytes() == before
+
+    start, pretrained = build("finetune", tmp_path).encoder.state_dict(), load_file(final)
+    shared = set(start) & set(pretrained)
+    assert set(start) - shared == {"fc_norm.weight", "fc_norm.bias", "head.weight", "head.bias"}
+    assert all(torch.equal(start[key], pretrained[key].float()) for key in shared)
+    train("finetune", ONCE, tmp_path, data, "cpu", seed=0)
+    assert pd.read_csv(tmp_path / "finetune.csv")["top1_percent"].between(0, 100).all()
+    tuned = load_file(tmp_path / "mae_finetuned.safetensors")
+    demo_vit("finetune").load_state_dict({key: value.float() for key, value in tuned.items()})  # strictly
+    assert all(value.dtype == torch.float16 for value in tuned.values())
+    assert not list(tmp_path.glob("*.part"))
+
+
+@pytest.mark.parametrize("changed", ["recipe", "seed"])
+def test_resuming_with_another_recipe_or_seed_is_an_error(tmp_path, data, monkeypatch, changed):
+    monkeypatch.setattr(training, "export", lambda *_: None)  # as if killed just before the end
+    train("pretrain", ONCE, tmp_path, data, "cpu", seed=0)
+    other = RECIPE if changed == "recipe" else ONCE
+    with pytest.raises(ValueError, match=r"pretrain\.state\.pt holds another recipe or seed"):
+        train("pretrain", other, tmp_path, data, "cpu", seed=1 if changed == "seed" else 0)
+
+
+def test_fine_tuning_before_pre_training_names_the_missing_file(tmp_path, data):
+    with pytest.raises(FileNotFoundError, match=r"mae_pretrained\.safetensors: run the stage `pretrain`"):
+        train("finetune", RECIPE, tmp_path, data, "cpu", seed=0)

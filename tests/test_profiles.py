@@ -1,0 +1,166 @@
+"""Profiles: the bundled ones load, and each thing that can be wrong in one's own is named with its file."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from mae_helpers.profiles import BUNDLED, ROOT, ProfileError, load_profile
+
+
+def write(folder, **changes):
+    """A small valid profile with some entries changed, or removed where None."""
+    values = {
+        "name": "mine",
+        "images": {"source": "folders", "folder": "pictures", "classes": ["cat", "dog"]},
+        "input": {"size": 32},
+        "models": {"mae_pretrained": {"checkpoint": "weights/mae.pth"}},
+    }
+    path = folder / "mine.yaml"
+    path.write_text(yaml.safe_dump({k: v for k, v in (values | changes).items() if v is not None}))
+    return path
+
+
+def error_of(path):
+    with pytest.raises(ProfileError) as caught:
+        load_profile(path)
+    return str(caught.value)
+
+
+def test_demo_loads():
+    demo = load_profile("demo")
+    assert demo.name == "demo"
+    assert demo.images.source == "bundled"
+    assert len(demo.images.classes) == 10
+    assert set(demo.models) == {"mae_pretrained", "mae_decoder", "mae_finetuned", "vit_supervised"}
+    assert demo.models["mae_finetuned"].arguments["depth"] == 12
+    assert demo.models["mae_pretrained"].checkpoint.startswith("bundled:")
+    assert demo.second_images.source == "digits"
+
+
+def test_paper_loads_with_folders_at_the_repositorys_root():
+    paper = load_profile("paper")
+    assert Path(paper.images.folder) == ROOT / "data" / "imagenet" / "val"
+    assert Path(paper.second_images.folder) == ROOT / "data" / "sam"
+    assert Path(paper.models["mae_pretrained"].checkpoint) == ROOT / "weights" / "mae_pretrain_vit_base.pth"
+    assert paper.models["mae_finetuned"].arguments == {
+        "img_size": 224,
+        "patch_size": 16,
+        "embed_dim": 768,
+        "depth": 12,
+        "num_heads": 12,
+        "num_classes": 1000,
+        "global_pool": "avg",
+    }
+    assert paper.models["vit_supervised"].mean == [0.5, 0.5, 0.5]
+
+
+def test_ones_own_profile_loads_with_paths_from_its_own_folder(tmp_path, monkeypatch):
+    path = write(tmp_path, second_images={"source": "flat", "folder": "/elsewhere/sam"})
+    monkeypatch.chdir(tmp_path)
+    for given in (path, str(path), "mine.yaml"):
+        mine = load_profile(given)
+        assert Path(mine.images.folder) == tmp_path.resolve() / "pictures"
+        assert Path(mine.models["mae_pretrained"].checkpoint) == tmp_path.resolve() / "weights" / "mae.pth"
+        assert mine.second_images.folder == "/elsewhere/sam"
+        assert mine.path == path.resolve()
+
+
+def test_home_folder_in_a_path_is_expanded(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    mine = load_profile(write(tmp_path, images={"source": "flat", "folder": "~/pictures"}))
+    assert Path(mine.images.folder) == tmp_path / "home" / "pictures"
+
+
+def test_defaults_are_the_papers(tmp_path):
+    mine = load_profile(write(tmp_path))
+    assert mine.input.resize == "squash"
+    assert mine.input.mean == [0.485, 0.456, 0.406]
+    assert mine.second_images is None
+    assert mine.three_classes == []
+
+
+@pytest.mark.xfail(strict=True, reason="a bundled file given by a relative path counts from its own folder")
+def test_a_bundled_profile_means_the_same_when_given_by_a_relative_path(monkeypatch):
+    monkeypatch.chdir(BUNDLED.parent)
+    assert load_profile("profiles/paper.yaml").images.folder == load_profile("paper").images.folder
+
+
+def test_a_bundled_profile_means_the_same_when_given_by_its_full_path():
+    assert load_profile(str(load_profile("paper").path)) == load_profile("paper")
+
+
+def test_unknown_profile_names_the_bundled_ones():
+    message = error_of("papr")
+    assert "'papr'" in message
+    assert "demo, paper" in message
+
+
+def test_unknown_setting_suggests_the_right_one(tmp_path):
+    path = write(tmp_path, images={"sorce": "bundled"})
+    message = error_of(path)
+    assert str(path) in message
+    assert "'sorce'; did you mean 'source'?" in message
+
+
+def test_unknown_setting_far_from_all_others_lists_those(tmp_path):
+    path = write(tmp_path, input={"size": 32, "zzzz": 1})
+    message = error_of(path)
+    assert str(path) in message
+    assert "'zzzz'" in message
+    assert "'resize'" in message
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"images": {"source": "floders", "folder": "x"}}, ["images.source", "'floders'", "folders"]),
+        ({"second_images": {"source": "web"}}, ["second_images.source", "'web'"]),
+        ({"images": {"source": "folders"}}, ["images.folder is missing"]),
+        ({"second_images": {"source": "flat"}}, ["second_images.folder is missing"]),
+        ({"images": {"source": "digits", "count": "many"}}, ["images.count", "'many'"]),
+        ({"images": {"source": "digits", "count": 0}}, ["images.count", "0"]),
+        ({"input": {"size": 32, "resize": "zoom"}}, ["input.resize", "'zoom'", "squash or crop"]),
+        ({"three_classes": ["cat", "cow"]}, ["three_classes", "'cow'"]),
+        ({"input": {}}, ["input", "'size'"]),
+        ({"input": None}, ["'input'"]),
+        ({"images": ["cat"]}, ["images", "['cat']"]),
+        ({"models": {"mae_pretrained": "weights.pth"}}, ["models.mae_pretrained", "'weights.pth'"]),
+        ({"models": {"mae_pretrained": {"checkpoints": "x"}}}, ["models.mae_pretrained", "'checkpoint'"]),
+    ],
+)
+def test_a_wrong_entry_is_named_with_its_file(tmp_path, changes, told):
+    path = write(tmp_path, **changes)
+    message = error_of(path)
+    for text in [str(path), *told]:
+        assert text in message
+
+
+@pytest.mark.xfail(strict=True, raises=(AttributeError, TypeError), reason="not a ProfileError yet")
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"models": ["mae_pretrained"]},
+        {"three_classes": 3},
+        {"images": {"source": "folders", "folder": "pictures", "classes": None}, "three_classes": ["cat"]},
+    ],
+    ids=["models a list", "three_classes a number", "classes empty"],
+)
+def test_an_entry_of_the_wrong_type_is_named_with_its_file(tmp_path, changes):
+    path = write(tmp_path, **changes)
+    assert str(path) in error_of(path)
+
+
+@pytest.mark.parametrize(("text", "told"), [("images: [1,", "not valid YAML"), ("", "None"), ("just words", "words")])
+def test_a_file_that_is_no_profile_is_named(tmp_path, text, told):
+    path = tmp_path / "broken.yaml"
+    path.write_text(text)
+    message = error_of(path)
+    assert str(path) in message
+    assert told in message
+
+
+def test_the_tiny_profile_of_these_tests_loads(tiny_profile):
+    tiny = load_profile(tiny_profile(parameters={"k": 3}))
+    assert tiny.parameters == {"k": 3}
+    assert all(Path(model.checkpoint).is_file() for model in tiny.models.values())
