@@ -22,9 +22,16 @@ def patch_distances(grid: int, patch_size: int, metric: str = "euclidean") -> Te
     return length.float()
 
 
-def uniform_distance(distances: Tensor) -> float:
-    """The mean attention distance of uniform attention, in pixels: the mean of all distances (about 117 for ViT-B)."""
-    return float(distances.double().mean())
+def uniform_distance(distances: Tensor, visible: int | None = None) -> float:
+    """The mean attention distance of uniform attention, in pixels: the mean of all distances (116.5 for ViT-B).
+
+    Where only `visible` random patches remain, the expected one: each patch has itself, at distance 0, and
+    `visible - 1` others.
+    """
+    patches = len(distances)
+    visible = visible or patches
+    to_others = float(distances.double().sum()) / (patches * (patches - 1))
+    return to_others * (visible - 1) / visible
 
 
 def attention_distance(state: LayerState, distances: Tensor) -> Tensor:

@@ -41,7 +41,8 @@ def build(executed: Path, out: Path) -> bool:
         return False
     stamp.unlink(missing_ok=True)
     work = out / "sphinx"
-    call = [sys.executable, "-m", "jupyter_book", "build", str(source), "--path-output", str(work)]
+    program = "from jupyter_book.cli.main import main; main()"  # it has no __main__; its script may not be on PATH
+    call = [sys.executable, "-c", program, "build", str(source), "--path-output", str(work)]
     done = subprocess.run([*call, "-W", "-n", "--keep-going"], capture_output=True, text=True)
     log.write_text(done.stdout + done.stderr)
     if done.returncode:

@@ -76,7 +76,7 @@ class Chapter:
 def begin(profile: str, device: str = "auto", seed: int = 0, results_folder: str | None = None) -> Chapter:
     """Open a profile for a notebook, put the book's figure style on, and fix PyTorch's seed.
 
-    The first trouble with profile, device or images is raised here, before anything is computed.
+    Trouble with the profile or the device is raised here, before anything is computed.
     """
     loaded = load_profile(profile)
     chapter = Chapter(loaded, checkpoints.pick_device(device), seed, results.folder(loaded, results_folder))

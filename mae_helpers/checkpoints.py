@@ -67,7 +67,13 @@ def read_weights(path: Path) -> dict[str, Tensor]:
                 weights = torch.load(path, map_location="cpu", weights_only=True)
             weights = weights.get("model", weights)
     except Exception as error:  # each reader has exceptions of its own; the cause stays attached
-        raise CheckpointError(f"{path}: not a readable checkpoint ({type(error).__name__}); fetch it again") from error
+        reason = str(error).strip().partition("\n")[0][:200]
+        raise CheckpointError(
+            f"{path}: not a readable checkpoint ({type(error).__name__}: {reason}); fetch it again from its source"
+        ) from error
+    strange = [key for key, value in weights.items() if not isinstance(value, Tensor)]
+    if strange:
+        raise CheckpointError(f"{path}: {strange[:5]} are no tensors; expected a flat layout, or one under 'model'")
     return {key: value.float() if value.is_floating_point() else value for key, value in weights.items()}
 
 
@@ -115,8 +121,8 @@ def load_model(profile: Profile, name: str, device: torch.device | str = "cpu") 
 
 def random_model(profile: Profile, name: str, device: torch.device | str = "cpu", seed: int = 0) -> VisionTransformer:
     """The control of Section IV-A: the architecture of `name` with timm's random initialisation and its positions."""
-    trained = load_model(profile, name)
     with torch.random.fork_rng():
+        trained = load_model(profile, name)
         torch.manual_seed(seed)
         vit = VisionTransformer(**profile.models[name].arguments)
     vit.pos_embed = trained.pos_embed

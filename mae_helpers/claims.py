@@ -10,7 +10,7 @@ from scipy.stats import spearmanr
 
 SUPPORTED, PARTLY, NOT_SUPPORTED = "supported", "partly", "not supported"
 CLUSTERS_AT = (7, 9)
-PAPER_DISTANCE_PX, PAPER_IMAGE_PX, PAPER_UNIFORM_PX = (80, 120), 224, 117
+PAPER_DISTANCE_PX, PAPER_IMAGE_PX, PAPER_UNIFORM_PX = (80, 120), 224, 116.5
 
 
 def _row(claim: str, where: str, paper: str, here: str, verdict: str, note: str = "") -> dict[str, str]:
@@ -56,7 +56,7 @@ def emergence(table: pd.DataFrame, token: str = "mean_patch") -> dict[str, str]:
     rows = table[(table["token"] == token) & (table["model"] == "mae_pretrained")].sort_values("layer")
     climb = rows.set_index("layer")["silhouette"].diff(3).dropna()
     layer, value = int(climb.idxmax()), float(climb.max())
-    low, high = CLUSTERS_AT
+    low, high = (edge * rows["layer"].max() / 12 for edge in CLUSTERS_AT)
     return _row(
         "clusters emerge around layers 7-9",
         "Fig. 1, Sec. IV-A1",
@@ -187,5 +187,6 @@ def masks_agree(cosines: pd.DataFrame, table: pd.DataFrame) -> dict[str, str]:
 
 
 def show(*rows: dict[str, str]) -> Styler:
-    """Claims as the table at a chapter's end, whole texts and no row numbers."""
-    return pd.DataFrame(rows).style.hide(axis="index").set_uuid("claims").set_properties(**{"text-align": "left"})
+    """Claims as the table at a chapter's end: whole texts, no row numbers, no column that is empty throughout."""
+    table = pd.DataFrame(rows)
+    return table.loc[:, (table != "").any()].style.hide(axis="index").set_uuid("claims")

@@ -115,7 +115,8 @@ def attention_dots(table: pd.DataFrame, ax: Axes, title: str) -> Axes:
     uniform = table["uniform_px"].iloc[0]
     ax.axhline(uniform, color="black", lw=1, ls=":", label="uniform attention")
     ax.legend(loc="lower right")
-    ax.set(title=title, ylabel="mean attention distance (px)", ylim=(0, max(1.18 * uniform, *ax.get_ylim())))
+    top = max(1.18 * uniform, 1.05 * table["distance_px"].max(), ax.get_ylim()[1])
+    ax.set(title=title, ylabel="mean attention distance (px)", ylim=(0, top))
     return layer_axis(ax, int(table["layer"].max()))
 
 
@@ -175,7 +176,7 @@ def norm_ranges(table: pd.DataFrame, ax: Axes, title: str) -> Axes:
     order = table.groupby("image")["norm"].median().sort_values().index
     sns.boxplot(table, x="image", y="norm", order=order, color="#56B4E9", width=0.6, fliersize=2, linewidth=1, ax=ax)
     ax.set(title=title, xlabel="image (sorted by median norm)", ylabel="norm of the mean patch embedding")
-    ax.set_xticks(range(len(order)), range(1, len(order) + 1))
+    ax.set_xticks(range(len(order)), range(1, len(order) + 1) if len(order) <= 20 else [""] * len(order))
     return ax
 
 

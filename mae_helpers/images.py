@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +12,7 @@ from PIL import Image, UnidentifiedImageError
 from sklearn.datasets import load_digits
 from timm.data import ImageNetInfo
 from torch import Tensor
+from torchvision.transforms import functional
 
 from mae_helpers.profiles import Images, Input, Profile
 
@@ -36,6 +37,7 @@ class ImageSet:
     classes: np.ndarray
     read: Callable[[int], Image.Image]
     input: Input
+    folder: Path | None = None  # the files' folder, where they are files; ids count from it
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -45,7 +47,8 @@ class ImageSet:
         try:
             image = self.read(row).convert("RGB")
         except (OSError, SyntaxError, UnidentifiedImageError) as error:
-            raise ImageError(f"{self.ids[row]}: not a readable image ({error}); replace or remove the file") from None
+            path = self.folder / self.ids[row] if self.folder else self.ids[row]
+            raise ImageError(f"{path}: not a readable image ({error}); replace or remove the file") from None
         return resize(image, self.input.size, self.input.resize)
 
     def tensor(self, rows: Sequence[int]) -> Tensor:
@@ -63,7 +66,7 @@ class ImageSet:
     @cached_property
     def names(self) -> list[str]:
         """The class names in order of first appearance."""
-        return list(dict.fromkeys(self.classes))
+        return list(dict.fromkeys(self.classes.tolist()))
 
     def subset(self, classes: Sequence[str] | None = None, per_class: int | None = None) -> "ImageSet":
         """The first `per_class` images of each of `classes`; an ImageError says which class has too few."""
@@ -94,10 +97,8 @@ def resize(image: Image.Image, size: int, how: str) -> Image.Image:
     """`squash` an image straight to size x size (released code), or resize by 256/224 and `crop` its centre (MAE)."""
     if how == "squash":
         return image.resize((size, size), Image.Resampling.BICUBIC)
-    scale = round(size * 256 / 224) / min(image.size)
-    image = image.resize([max(size, round(side * scale)) for side in image.size], Image.Resampling.BICUBIC)
-    left, top = (image.width - size) // 2, (image.height - size) // 2
-    return image.crop((left, top, left + size, top + size))
+    shorter = functional.resize(image, round(size * 256 / 224), functional.InterpolationMode.BICUBIC)
+    return functional.center_crop(shorter, [size, size])
 
 
 def _bundled(images: Images, settings: Input) -> ImageSet:
@@ -110,6 +111,8 @@ def _bundled(images: Images, settings: Input) -> ImageSet:
     with np.load(DEMO_FILE) as file:
         pixels, labels, index = file["images"], file["labels"], file["index"]
     ids = [f"fashion-mnist/{label}/{number:05d}" for label, number in zip(labels, index, strict=True)]
+    if len(images.classes) != labels.max() + 1:
+        raise ImageError(f"images.classes names {len(images.classes)} classes; the bundled images have 10")
     names = np.array(images.classes)[labels]
     return ImageSet(ids, labels.astype(int), names, lambda row: Image.fromarray(pixels[row]), settings)
 
@@ -126,13 +129,19 @@ def _files(folder: Path) -> list[Path]:
     return sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES)
 
 
-def _opened(paths: Sequence[Path], labels: np.ndarray, names: np.ndarray, settings: Input) -> ImageSet:
-    return ImageSet([str(path) for path in paths], labels, names, lambda row: Image.open(paths[row]), settings)
+def _opened(root: Path, paths: Sequence[Path], labels: np.ndarray, names: np.ndarray, settings: Input) -> ImageSet:
+    ids = [path.relative_to(root).as_posix() for path in paths]
+    return ImageSet(ids, labels, names, lambda row: Image.open(paths[row]), settings, root)
+
+
+@cache
+def _wordnet_ids() -> list[str]:
+    return ImageNetInfo("imagenet-1k").label_names()
 
 
 def class_index(folder_name: str, position: int) -> int:
     """A class folder's index in the model's head: by table for a WordNet id, else its position in sorted order."""
-    known = ImageNetInfo("imagenet-1k").label_names()
+    known = _wordnet_ids()
     return known.index(folder_name) if folder_name in known else position
 
 
@@ -157,12 +166,13 @@ def _folders(images: Images, settings: Input) -> ImageSet:
             paths.append(path)
             labels.append(class_index(name, present.index(name)))
             names.append(name)
-    return _opened(paths, np.array(labels), np.array(names), settings)
+    return _opened(root, paths, np.array(labels), np.array(names), settings)
 
 
 def _flat(images: Images, settings: Input) -> ImageSet:
-    paths = _files(Path(images.folder).expanduser())
-    return _opened(paths, np.full(len(paths), -1), np.full(len(paths), ""), settings)
+    root = Path(images.folder).expanduser()
+    paths = _files(root)
+    return _opened(root, paths, np.full(len(paths), -1), np.full(len(paths), ""), settings)
 
 
 def open_images(images: Images, settings: Input) -> ImageSet:
@@ -175,6 +185,8 @@ def open_images(images: Images, settings: Input) -> ImageSet:
         raise ImageError(
             f"{images.folder or images.source}: {len(found)} images, {images.count} were asked for; lower `count`"
         )
+    if not len(found):
+        raise ImageError(f"{images.folder}: no image ({', '.join(sorted(SUFFIXES))}) in it; correct `folder`")
     return found.take(range(images.count)) if images.count else found
 
 

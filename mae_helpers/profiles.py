@@ -108,6 +108,11 @@ def _check(profile: Profile, where: str) -> Profile:
         side = model.arguments.get("img_size", profile.input.size)
         if side != profile.input.size:
             raise ProfileError(f"{where}: models.{name} has img_size {side}, but input.size is {profile.input.size}")
+    for label, value in (("three_classes", profile.three_classes), ("images.classes", profile.images.classes)):
+        if not isinstance(value, list) or not all(isinstance(name, str) for name in value):
+            raise ProfileError(
+                f"{where}: {label} is {value!r}; use a list of names (in quotes where YAML sees a number)"
+            )
     strange = set(profile.three_classes) - set(profile.images.classes)
     if profile.images.classes and strange:
         raise ProfileError(f"{where}: three_classes has {sorted(strange)}, which images.classes lacks")
@@ -130,7 +135,7 @@ def load_profile(name: str | Path) -> Profile:
         values = yaml.safe_load(path.read_text())
     except yaml.YAMLError as error:
         raise ProfileError(f"{path}: not valid YAML: {error}") from None
-    where, base = str(path), ROOT if path.parent == BUNDLED else path.parent.resolve()
+    where, base = str(path), ROOT if path.resolve().parent == BUNDLED.resolve() else path.parent.resolve()
     profile = _build(Profile, values, where)
     if not isinstance(profile.models, dict):
         raise ProfileError(f"{where}: models is {profile.models!r}; name each model, with its checkpoint under it")

@@ -32,6 +32,8 @@ def reconstruct(
     The decoder predicts each patch's normalised pixels; the patch's own mean and deviation are put back from the
     original, and visible patches are shown as they were.
     """
+    if ratio == 0:
+        raise ValueError("masking ratio 0: nothing is masked, so there is nothing to reconstruct; use a share above 0")
     device, settings = model.pos_embed.device, images.input
     batch = images.tensor(range(len(images))).to(device)
     visible = visible_patches(images.ids, model.patch_embed.num_patches, ratio, seed).to(device)

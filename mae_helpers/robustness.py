@@ -21,7 +21,10 @@ def cosine(first: np.ndarray, second: np.ndarray) -> np.ndarray:
 
 def pairwise_cosines(vectors: np.ndarray) -> np.ndarray:
     """Cosines of all pairs i < j of vectors (n, D): (n (n - 1) / 2,)."""
-    unit = vectors / np.linalg.norm(np.asarray(vectors, np.float64), axis=-1, keepdims=True)
+    norms = np.linalg.norm(np.asarray(vectors, np.float64), axis=-1, keepdims=True)
+    if np.any(norms == 0):
+        raise ValueError("the cosine with a zero vector is undefined; the embedding of an image is all zeros")
+    unit = vectors / norms
     return (unit @ unit.T)[np.triu_indices(len(unit), k=1)]
 
 
@@ -57,6 +60,8 @@ def masked_embeddings(
     model: VisionTransformer, images: ImageSet, masks: int, ratio: float, seed: int = 0, layer: int = -1
 ) -> np.ndarray:
     """Mean patch embeddings of each image under `masks` random masks: (images, masks, D), by default of the last layer."""
+    if ratio == 0:
+        raise ValueError("masking ratio 0: nothing is masked, so all masks are the same; use a share above 0")
     device, found = model.pos_embed.device, []
     for row in progress(range(len(images)), "masks", len(images)):
         ids = [images.ids[row]]

@@ -26,7 +26,9 @@ def tsne(points: np.ndarray, perplexity: float, *, standardise: bool, seed: int 
     check_perplexity(perplexity, len(points))
     if standardise:
         points = StandardScaler().fit_transform(points)
-    reducer = TSNE(perplexity=perplexity, initialization="pca", random_state=seed, n_jobs=-1)
+    reducer = TSNE(
+        perplexity=perplexity, initialization="pca", random_state=seed, n_jobs=1 if len(points) < 1000 else -1
+    )
     return np.asarray(reducer.fit(points.astype(np.float64)))
 
 
@@ -41,6 +43,9 @@ def knn_percent(distances: np.ndarray, labels: np.ndarray, groups: np.ndarray, n
     distances (n, n), labels (n,), groups (n,). Ties go to the class that stands first in sorted order.
     """
     others = np.where(groups[:, None] == groups[None, :], np.inf, distances)
+    fewest = int(np.isfinite(others).sum(axis=1).min())
+    if fewest < neighbours:
+        raise ValueError(f"{neighbours} neighbours: a point has only {fewest} points of other images; use more images")
     nearest = np.argpartition(others, neighbours - 1, axis=1)[:, :neighbours]
     names, codes = np.unique(labels, return_inverse=True)
     votes = (codes[nearest][:, :, None] == np.arange(len(names))).sum(axis=1)

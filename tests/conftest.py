@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,8 +13,9 @@ from PIL import Image
 from safetensors.torch import save_file
 from timm.models.vision_transformer import VisionTransformer
 
+from mae_helpers import run
 from mae_helpers.images import ImageSet
-from mae_helpers.profiles import Input
+from mae_helpers.profiles import Input, load_profile
 
 # Four layers are the fewest that every rule in claims.py can read (thirds, quarters, three-layer climbs).
 TINY = {"img_size": 32, "patch_size": 8, "embed_dim": 24, "depth": 4, "num_heads": 4}
@@ -94,3 +96,23 @@ def shallow_demo(monkeypatch: pytest.MonkeyPatch) -> None:
     before = timm.layers.use_fused_attn()
     yield
     timm.layers.set_fused_attn(before)
+
+
+TINY_RUN = {  # parameters that make every chapter run in seconds; each notebook takes those that it knows
+    "images_per_class": 6,
+    "perplexity": 5,
+    "patch_perplexity": 20,
+    "tsne_patches": 4,
+    "other_k": [2],
+    "k": 3,
+    "masks": 4,
+}
+
+
+@pytest.fixture(scope="session")
+def tiny_run(tmp_path_factory):
+    """Every notebook, run once by the book's own runner on the demo profile with tiny parameters."""
+    out = tmp_path_factory.mktemp("book")
+    profile = load_profile("demo")
+    finished = run.run(profile, [], TINY_RUN, "cpu", out, str(out / "results"))
+    return SimpleNamespace(out=out, profile=profile, finished=finished, executed=out / "executed" / "demo")

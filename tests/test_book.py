@@ -115,4 +115,5 @@ def test_pages_open_without_error_and_without_sideways_scrolling(site, browser, 
         broken = page.evaluate("[...document.images].filter(i => i.complete && !i.naturalWidth).map(i => i.src)")
         assert not [image for image in broken if image.startswith("file:")], path.name
     page.close()
-    assert not [error for error in errors if "is not defined" not in error], errors
+    # sphinx-thebe is set up twice by Jupyter Book 1 and its theme; its second declaration is refused, without effect
+    assert not [error for error in errors if "THEBE_JS_URL" not in error], errors

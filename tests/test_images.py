@@ -144,6 +144,12 @@ def test_class_with_too_few_images_is_named(tmp_path):
         open_images(Images("folders", folder, count=10), SETTINGS)
 
 
+def test_a_count_that_the_classes_cannot_share_is_an_error(tmp_path):
+    folder = write_folders(tmp_path)
+    with pytest.raises(ImageError, match=r"count 5 cannot be shared evenly by 2 classes"):
+        open_images(Images("folders", folder, count=5), SETTINGS)
+
+
 @pytest.mark.parametrize("source", ["flat", "digits"])
 def test_too_few_images_in_all_are_an_error(tmp_path, source):
     write_folders(tmp_path, ("cat",))
@@ -218,9 +224,9 @@ def test_squash_keeps_the_edges_and_crop_drops_them():
         (500, 375),
         (375, 500),
         (400, 300),
-        pytest.param(300, 480, marks=pytest.mark.xfail(strict=True, reason="the long side is rounded, not cut off")),
-        pytest.param(640, 427, marks=pytest.mark.xfail(strict=True, reason="the long side is rounded, not cut off")),
-        pytest.param(402, 300, marks=pytest.mark.xfail(strict=True, reason="half a pixel is always rounded down")),
+        (300, 480),
+        (640, 427),
+        (402, 300),
     ],
 )
 def test_crop_agrees_with_torchvision_as_mae_is_evaluated(width, height):
@@ -283,7 +289,6 @@ def test_subset_names_the_class_that_does_not_fit(tiny_images):
         tiny_images.subset(["bird"], per_class=5)
 
 
-@pytest.mark.xfail(strict=True, reason="the class is named as np.str_('bird')")
 def test_class_names_are_plain_strings(tiny_images):
     assert all(type(name) is str for name in tiny_images.names)
 

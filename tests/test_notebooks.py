@@ -143,7 +143,7 @@ def test_fingerprint_follows_cells_parameters_and_data(folder):
 
 
 def test_data_fingerprint_follows_a_users_images(tiny_profile, tmp_path):
-    profile = load_profile(tiny_profile)
+    profile = load_profile(tiny_profile())
     before = notebooks.data_fingerprint(profile)
     image = next(iter(sorted((tmp_path).rglob("*.png"))))
     shutil.copy(image, image.with_name("another.png"))

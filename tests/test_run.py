@@ -40,9 +40,8 @@ class TestBadInput:
         assert "--device cpu" in error
 
     def test_missing_image_folder(self, capsys, tmp_path, tiny_profile):
-        text = tiny_profile.read_text()
-        tiny_profile.write_text(text.replace("folder:", "folder: nowhere #"))
-        error = self.refuse(capsys, tmp_path, "--profile", str(tiny_profile))
+        path = tiny_profile(images={"source": "folders", "folder": "nowhere"}, three_classes=None)
+        error = self.refuse(capsys, tmp_path, "--profile", str(path))
         assert "nowhere: no such folder" in error
 
     def test_wrong_bundled_images(self, capsys, tmp_path, monkeypatch):
@@ -83,20 +82,20 @@ def test_failed_chapter_stops_the_book_but_not_the_others(monkeypatch, tmp_path,
 
 
 def test_second_run_redoes_nothing(tiny_run, monkeypatch, capsys):
-    from conftest import TINY
+    from conftest import TINY_RUN
 
     monkeypatch.setattr(notebooks, "execute", lambda source, *_: pytest.fail(f"{source} was run again"))
-    assert run.run(tiny_run.profile, [], TINY, "cpu", tiny_run.out, str(tiny_run.out / "results"))
+    assert run.run(tiny_run.profile, [], TINY_RUN, "cpu", tiny_run.out, str(tiny_run.out / "results"))
     count = len(notebooks.find([]))
     assert f"{count} of {count} notebooks are up to date" in capsys.readouterr().err
 
 
 def test_changed_parameter_redoes_the_chapters_that_take_it(tiny_run, monkeypatch):
-    from conftest import TINY
+    from conftest import TINY_RUN
 
     ran = []
     monkeypatch.setattr(notebooks, "execute", lambda source, *_: ran.append(source.stem))
     monkeypatch.setattr(run, "check_inputs", lambda *_: None)
     monkeypatch.setattr(run.results, "record_run", lambda *_, **__: None)
-    run.run(tiny_run.profile, [], TINY | {"k": 4}, "cpu", tiny_run.out, str(tiny_run.out / "results"))
+    run.run(tiny_run.profile, [], TINY_RUN | {"k": 4}, "cpu", tiny_run.out, str(tiny_run.out / "results"))
     assert ran == ["03_principal_angles"]

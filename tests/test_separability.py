@@ -72,7 +72,6 @@ def test_neighbours_from_the_same_image_do_not_vote():
     assert knn_percent(distances, labels, images, neighbours=1) == 0, "the nearest other image is of the other class"
 
 
-@pytest.mark.xfail(strict=True, reason="with fewer other points than neighbours, points of the same image vote")
 def test_a_point_never_votes_for_itself_however_few_the_others():
     with suppress(ValueError):  # refusing is as good
         assert knn_percent(on_a_line(0, 1, 2, 3), np.array(list("abcd")), np.arange(4), neighbours=4) == 0

@@ -34,7 +34,7 @@ def test_modules_are_small():
 def test_the_lock_names_no_index():
     lock = (ROOT / "requirements.lock").read_text()
     assert "index-url" not in lock
-    assert "http" not in "".join(line for line in lock.splitlines() if not line.lstrip().startswith("#"))
+    assert "://" not in "".join(line for line in lock.splitlines() if not line.lstrip().startswith("#"))
 
 
 @pytest.mark.skipif(shutil.which("git") is None or not (ROOT / ".git").exists(), reason="not a git checkout")

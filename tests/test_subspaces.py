@@ -190,7 +190,8 @@ def test_angle_table_by_hand():
     assert table["layer"].tolist() == [1, 2]
     assert table["theta1_deg"].tolist() == pytest.approx([90, 0])
     assert table[["class_a", "class_b"]].iloc[0].tolist() == ["x", "y"]
-    assert angle_table(bases, [("x", "y")], k=2)["theta1_deg"].tolist() == pytest.approx([0, 0])
+    half = {("x", 1): np.eye(4), ("y", 1): np.eye(4)[:, [0, 2, 1, 3]]}
+    assert angle_table(half, [("x", "y")], k=2)["theta1_deg"].tolist() == pytest.approx([0]), "of 0 and 90 degrees"
 
 
 @pytest.mark.parametrize("k", [0, -1, 3])

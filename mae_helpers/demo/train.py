@@ -50,7 +50,7 @@ RECIPES = {
     "cpu": {
         "pretrain": Recipe(epochs=4, schedule=5, batch=128, learning_rate=1.2e-3, kept=0.25),
         "finetune": Recipe(epochs=1, batch=128, learning_rate=1e-3, kept=0.25, layer_decay=0.8),
-        "supervised": Recipe(epochs=2, batch=128, learning_rate=8e-4, kept=0.25),
+        "supervised": Recipe(epochs=1, batch=128, learning_rate=8e-4, kept=0.25),
     },
     "gpu": {
         "pretrain": Recipe(epochs=400, batch=1024, learning_rate=2.4e-3, kept=0.25),
