@@ -194,7 +194,8 @@ def image_grid(rows: Sequence[Sequence[np.ndarray]], titles: Sequence[str]) -> F
 def training_curve(table: pd.DataFrame, y: str, label: str, ax: Axes) -> Axes:
     """A column of a training history against epochs."""
     ax.plot(table["epoch"], table[y], marker="o", ms=4)
-    ax.set(xlabel="epoch", ylabel=label, xticks=table["epoch"][:: max(1, len(table) // 8)])
+    ax.set(xlabel="epochs", ylabel=label)
+    ax.set_xlim(left=0)
     return ax
 
 

@@ -160,7 +160,8 @@ def test_an_interrupted_run_ends_with_the_same_weights(tmp_path, data, monkeypat
     moved = "blocks.0.mlp.fc1.weight"
     assert not torch.equal(halfway[f"encoder.{moved}"].half(), load_file(resumed / "mae_pretrained.safetensors")[moved])
     history = pd.read_csv(resumed / "pretrain.csv")
-    assert history["epoch"].tolist() == [1, 2]
+    assert history["epoch"].iloc[-1] == 2
+    assert (history["epoch"].diff().dropna() > 0).all()
     assert history["loss"].tolist() == pd.read_csv(tmp_path / "whole" / "pretrain.csv")["loss"].tolist()
 
 

@@ -41,9 +41,12 @@ class Card:
 
     def summary(self) -> str:
         """One sentence on the training as a whole."""
-        hours, epochs = self.history["seconds"].sum() / 3600, self.history.groupby("stage", sort=False).size()
-        told = ", ".join(f"{stage} {count}" for stage, count in epochs.items())
-        return f"**Trained for {hours:.1f} hours in all on {self.history['device'].iloc[0]}; epochs: {told}.**"
+        hours, epochs = self.history["seconds"].sum() / 3600, self.history.groupby("stage", sort=False)["epoch"].max()
+        told = ", ".join(f"{stage} {count:.0f}" for stage, count in epochs.items())
+        return (
+            f"**Trained for {hours:.1f} hours by the clock, interruptions included, on "
+            f"{self.history['device'].iloc[0]}; passes over the training images: {told}.**"
+        )
 
     def floors(self) -> str:
         """Measured accuracies beside the floors that a well-trained demo should reach, as a Markdown table."""

@@ -11,6 +11,7 @@ import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import timm.layers
 import torch
@@ -103,11 +104,11 @@ def accuracy(model: nn.Module, images: Tensor, labels: Tensor, batch: int = 250)
 
 def train_epoch(
     stage: str, recipe: Recipe, model, optimizer, scheduler, images, labels, epoch: int, seed: int
-) -> float:
-    """One pass over the shuffled images; returns the mean loss."""
+) -> list[float]:
+    """One pass over the shuffled images; returns the loss of every batch."""
     generator = torch.Generator().manual_seed(1_000_003 * seed + epoch)
     order = torch.randperm(len(images), generator=generator).split(recipe.batch)
-    device, total = images.device, 0.0
+    device, losses = images.device, []
     model.train()
     bar = tqdm(order, desc=f"{stage} epoch {epoch + 1}/{recipe.epochs}", mininterval=20, file=sys.stderr)
     for step, index in enumerate(bar):
@@ -125,9 +126,20 @@ def train_epoch(
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-        total += loss.item() * len(index)
-        bar.set_postfix(loss=f"{loss.item():.3f}", refresh=False)
-    return total / len(images)
+        losses.append(loss.item())
+        bar.set_postfix(loss=f"{losses[-1]:.3f}", refresh=False)
+    return losses
+
+
+def history_rows(stage: str, epoch: int, losses: list[float], seconds: float, device: str) -> list[dict]:
+    """An epoch in at most ten rows: `epoch` counts from 0 to where a row ends, `loss` is the mean within the row."""
+    parts = np.array_split(losses, min(10, len(losses)))
+    ends = epoch + np.cumsum([len(part) for part in parts]) / len(losses)
+    share = [seconds * len(part) / len(losses) for part in parts]
+    return [
+        {"stage": stage, "epoch": float(end), "loss": float(part.mean()), "seconds": took, "device": device}
+        for end, part, took in zip(ends, parts, share, strict=True)
+    ]
 
 
 def export(stage: str, recipe: Recipe, model: nn.Module, out: Path, seed: int) -> None:
@@ -161,6 +173,7 @@ def train(stage: str, recipe: Recipe, out: Path, data: str | None, device: str, 
     steps = (recipe.schedule or recipe.epochs) * -(-len(images) // recipe.batch)
     scheduler = CosineLRScheduler(optimizer, steps, warmup_t=int(recipe.warmup * steps), t_in_epochs=False)
     history: list[dict] = []
+    finished = 0
     if state_path.exists():
         state = torch.load(state_path, map_location=device, weights_only=True)
         if state["recipe"] != asdict(recipe) or state["seed"] != seed:
@@ -168,18 +181,18 @@ def train(stage: str, recipe: Recipe, out: Path, data: str | None, device: str, 
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
         history = state["history"]
-    for epoch in range(len(history), recipe.epochs):
+        finished = state.get("finished", len(history))
+    for epoch in range(finished, recipe.epochs):
         began = time.perf_counter()
-        loss = train_epoch(stage, recipe, model, optimizer, scheduler, images, labels, epoch, seed)
+        losses = train_epoch(stage, recipe, model, optimizer, scheduler, images, labels, epoch, seed)
         seconds = time.perf_counter() - began
-        row = {"stage": stage, "epoch": epoch + 1, "loss": loss, "seconds": seconds, "device": device}
+        history += history_rows(stage, epoch, losses, seconds, device)
         if stage != "pretrain":
-            row["top1_percent"] = accuracy(model, tests, test_labels)
-        history.append(row)
+            history[-1]["top1_percent"] = accuracy(model, tests, test_labels)
         left = (recipe.epochs - epoch - 1) * seconds / 60
-        print(f"{stage} {epoch + 1}/{recipe.epochs}: {row}; {left:.0f} min left", flush=True)
+        print(f"{stage} {epoch + 1}/{recipe.epochs}: {history[-1]}; {left:.0f} min left", flush=True)
         state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "history": history}
-        state |= {"recipe": asdict(recipe), "seed": seed}
+        state |= {"recipe": asdict(recipe), "seed": seed, "finished": epoch + 1}
         save_atomically(lambda path, state=state: torch.save(state, path), state_path)
     save_atomically(lambda path: pd.DataFrame(history).to_csv(path, index=False), out / f"{stage}.csv")
     export(stage, recipe, model, out, seed)
