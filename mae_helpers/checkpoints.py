@@ -9,9 +9,9 @@ from safetensors.torch import load_file
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
+from mae_helpers.demo import WEIGHTS
 from mae_helpers.profiles import Model, Profile
 
-WEIGHTS = Path(__file__).parent / "demo" / "weights"
 DECODER_KEYS = ("mask_token", "decoder_")  # what the official pre-training checkpoint holds beside the encoder
 
 

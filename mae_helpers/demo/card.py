@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import pandas as pd
 from safetensors import safe_open
 
-from mae_helpers.checkpoints import WEIGHTS
+from mae_helpers.demo import WEIGHTS
 
 FLOORS = {  # what the demo's models should reach on the test images before they are called well trained
     "fine-tuned MAE, top-1": ("mae_finetuned_top1_percent", 92.0),
@@ -68,7 +68,7 @@ def load_card() -> Card:
     """Read the files that training and evaluation left beside the bundled weights."""
     metadata = {}
     for path in sorted(WEIGHTS.glob("*.safetensors")):
-        with safe_open(path, "pt") as file:
+        with safe_open(path, "np") as file:
             metadata[file.metadata()["stage"]] = file.metadata()
     return Card(
         pd.read_csv(WEIGHTS / "history.csv"),

@@ -16,7 +16,8 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from timm.models.vision_transformer import VisionTransformer
 
-from mae_helpers.checkpoints import WEIGHTS, load_model, pick_device
+from mae_helpers.checkpoints import load_model, pick_device
+from mae_helpers.demo import WEIGHTS
 from mae_helpers.demo.data import CLASSES, enlarge, load_split, to_rgb
 from mae_helpers.demo.train import MODEL_NAMES
 from mae_helpers.encoder import mean_patch, walk
