@@ -39,6 +39,15 @@ def checkpoint_path(model: Model) -> Path:
     return WEIGHTS / name.removeprefix("bundled:") if name.startswith("bundled:") else Path(name).expanduser()
 
 
+def checkpoint_hashes(profile: Profile) -> dict[str, str]:
+    """The SHA-256 of every checkpoint of the profile, by model."""
+    found = {}
+    for name, model in profile.models.items():
+        with checkpoint_path(model).open("rb") as file:
+            found[name] = hashlib.file_digest(file, "sha256").hexdigest()
+    return found
+
+
 def verify(path: Path, expected: str | None) -> None:
     """Compare a file's hash with `md5:...` or `sha256:...` (or the beginning of one); CheckpointError if it differs."""
     if not path.is_file():

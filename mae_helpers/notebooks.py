@@ -1,5 +1,6 @@
 """Run one notebook through papermill so that what is left behind is whole, current, or plainly marked as failed."""
 
+import ast
 import hashlib
 import json
 import os
@@ -37,9 +38,10 @@ def find(names: list[str], folder: Path = NOTEBOOKS) -> list[Path]:
     return sorted(chosen)
 
 
-def parameters_of(path: Path) -> set[str]:
-    """The names in the notebook's `parameters` cell."""
-    return set(papermill.inspect_notebook(str(path)))
+def parameters_of(path: Path) -> dict[str, object]:
+    """The names in the notebook's `parameters` cell with their defaults."""
+    found = papermill.inspect_notebook(str(path))
+    return {name: ast.literal_eval(parameter["default"]) for name, parameter in found.items()}
 
 
 def choose_parameters(

@@ -63,6 +63,11 @@ class Profile:
     path: Path | None = None
 
 
+def reference(profile: Profile) -> str:
+    """What `load_profile` finds this profile by again: the name of a bundled one, the path of any other."""
+    return profile.path.stem if profile.path.parent == BUNDLED.resolve() else str(profile.path)
+
+
 def _build(kind: type, values: Any, where: str) -> Any:
     """Make a dataclass from a mapping, strictly: an unknown, missing or mistyped entry is a ProfileError."""
     if not isinstance(values, dict):

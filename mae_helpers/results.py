@@ -78,8 +78,9 @@ def provenance() -> dict:
     }
 
 
-def record_run(where: Path, **entries: object) -> None:
-    """Merge entries into `run.json`, which says how the tables beside it came to be."""
+def record_run(where: Path, notebook: str, entry: dict, **run: object) -> None:
+    """Tell `run.json` how the tables beside it came to be: the run as a whole, and this notebook's own `entry`."""
     path = where / "run.json"
     known = json.loads(path.read_text()) if path.exists() else {}
-    write_whole(path, json.dumps(known | entries, indent=2, default=str) + "\n")
+    entries = known.get("notebooks", {}) | {notebook: entry}
+    write_whole(path, json.dumps(known | run | {"notebooks": entries}, indent=2, default=str) + "\n")

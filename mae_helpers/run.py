@@ -10,7 +10,7 @@ from pathlib import Path
 import yaml
 
 from mae_helpers import book, checkpoints, images, notebooks, results
-from mae_helpers.profiles import ROOT, Profile, load_profile
+from mae_helpers.profiles import ROOT, Profile, load_profile, reference
 from mae_helpers.progress import PROGRESS_FILE
 
 
@@ -75,7 +75,7 @@ def run(
     """Run what is not current; returns whether every chosen notebook succeeded. Nothing already computed is lost."""
     paths = notebooks.find(names)
     folder = str(Path(tables).resolve()) if tables else None
-    defaults = {"profile": str(profile.path), "device": device, "results_folder": folder}
+    defaults = {"profile": reference(profile), "device": device, "results_folder": folder}
     chosen = notebooks.choose_parameters(paths, given, profile.parameters | defaults)
     data, executed = notebooks.data_fingerprint(profile), out / "executed" / profile.name
     marks = {path: notebooks.fingerprint(path, profile, chosen[path], data) for path in paths}
@@ -83,6 +83,13 @@ def run(
     print(f"{profile.name}: {len(paths) - len(stale)} of {len(paths)} notebooks are up to date", file=sys.stderr)
     if stale:
         check_inputs(profile, device)
+    about = {
+        "profile": profile.name,
+        "device": str(checkpoints.pick_device(device)),
+        "data": data,
+        "checkpoints": checkpoints.checkpoint_hashes(profile) if stale else {},
+        "provenance": results.provenance(),
+    }
     failures = []
     for number, path in enumerate(stale, 1):
         with tempfile.TemporaryDirectory() as folder:
@@ -95,9 +102,9 @@ def run(
             except notebooks.NotebookError as error:
                 failures.append(str(error))
                 continue
-        where = results.folder(profile, tables)
-        entry = {"seconds": round(display.seconds, 1), "parameters": chosen[path], "fingerprint": marks[path]}
-        results.record_run(where, **{path.stem: entry | {"provenance": results.provenance(), "data": data}})
+        parameters = notebooks.parameters_of(path) | chosen[path]
+        entry = {"seconds": round(display.seconds, 1), "parameters": parameters, "fingerprint": marks[path]}
+        results.record_run(results.folder(profile, tables), path.stem, entry, **about)
     for failure in failures:
         print(f"error: {failure}", file=sys.stderr)
     return not failures

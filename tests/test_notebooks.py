@@ -71,10 +71,14 @@ def test_layers_and_heads_count_from_one(tiny_run):
 def test_run_json_says_how_the_tables_came_to_be(tiny_run):
     entries = json.loads((tiny_run.out / "results" / "demo" / "run.json").read_text())
     for source in SOURCES:
-        assert entries[source.stem]["seconds"] > 0
-    first = entries[SOURCES[0].stem]
-    assert first["provenance"]["packages"]["torch"]
+        assert entries["notebooks"][source.stem]["seconds"] > 0
+    first = entries["notebooks"][SOURCES[0].stem]
     assert first["parameters"]["images_per_class"] == 6
+    assert first["parameters"]["seed"] == 0
+    assert first["parameters"]["profile"] == "demo"
+    assert entries["provenance"]["packages"]["torch"]
+    assert entries["device"] == "cpu"
+    assert set(entries["checkpoints"]) == set(tiny_run.profile.models)
 
 
 @pytest.fixture

@@ -74,10 +74,12 @@ def test_a_table_that_is_not_there_says_what_to_run(tmp_path):
 
 
 def test_recording_a_run_merges_with_what_is_known(tmp_path):
-    results.record_run(tmp_path, first={"seconds": 1}, second={"seconds": 2})
-    results.record_run(tmp_path, second={"seconds": 3}, place=tmp_path)
+    results.record_run(tmp_path, "first", {"seconds": 1}, device="cpu")
+    results.record_run(tmp_path, "second", {"seconds": 2})
+    results.record_run(tmp_path, "second", {"seconds": 3}, place=tmp_path)
     found = json.loads((tmp_path / "run.json").read_text())
-    assert found == {"first": {"seconds": 1}, "second": {"seconds": 3}, "place": str(tmp_path)}
+    notebooks = {"first": {"seconds": 1}, "second": {"seconds": 3}}
+    assert found == {"device": "cpu", "place": str(tmp_path), "notebooks": notebooks}
 
 
 def test_results_lie_in_a_folder_of_the_profiles_name(tmp_path):
