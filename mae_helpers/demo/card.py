@@ -37,6 +37,9 @@ class Card:
             recipe = json.loads(self.metadata[stage]["recipe"])
             hours = rows_of_stage["seconds"].sum() / 3600
             rows[stage] = recipe | {"hours": round(hours, 2), "device": rows_of_stage["device"].iloc[0]}
+            if "top1_percent" in rows_of_stage:
+                watched = rows_of_stage["top1_percent"].dropna()
+                rows[stage]["top-1 after each epoch (%)"] = ", ".join(f"{value:.1f}" for value in watched) or "none"
         return pd.DataFrame(rows)
 
     def summary(self) -> str:

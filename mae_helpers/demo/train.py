@@ -131,6 +131,13 @@ def train_epoch(
     return losses
 
 
+def hardware(device: str) -> str:
+    """What a stage was trained on, in words."""
+    return (
+        torch.cuda.get_device_name(device) if device.startswith("cuda") else f"CPU, {torch.get_num_threads()} threads"
+    )
+
+
 def history_rows(stage: str, epoch: int, losses: list[float], seconds: float, device: str) -> list[dict]:
     """An epoch in at most ten rows: `epoch` counts from 0 to where a row ends, `loss` is the mean within the row."""
     parts = np.array_split(losses, min(10, len(losses)))
@@ -186,7 +193,7 @@ def train(stage: str, recipe: Recipe, out: Path, data: str | None, device: str, 
         began = time.perf_counter()
         losses = train_epoch(stage, recipe, model, optimizer, scheduler, images, labels, epoch, seed)
         seconds = time.perf_counter() - began
-        history += history_rows(stage, epoch, losses, seconds, device)
+        history += history_rows(stage, epoch, losses, seconds, hardware(device))
         if stage != "pretrain":
             history[-1]["top1_percent"] = accuracy(model, tests, test_labels)
         left = (recipe.epochs - epoch - 1) * seconds / 60
