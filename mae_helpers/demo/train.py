@@ -171,7 +171,12 @@ def train(stage: str, recipe: Recipe, out: Path, data: str | None, device: str, 
     torch.manual_seed(seed)
     model = build(stage, out).to(device)
     optimizer = create_optimizer_v2(
-        model, "adamw", recipe.learning_rate, recipe.weight_decay, layer_decay=recipe.layer_decay, betas=(0.9, 0.95)
+        model if stage == "pretrain" else model.encoder,  # timm knows the layers of its own class, for layer decay
+        "adamw",
+        recipe.learning_rate,
+        recipe.weight_decay,
+        layer_decay=recipe.layer_decay,
+        betas=(0.9, 0.95),
     )
     images, labels = (torch.from_numpy(array.copy()) for array in load_split("train", data))
     tests, test_labels = (torch.from_numpy(array.copy())[:MONITORED] for array in load_split("t10k", data))
