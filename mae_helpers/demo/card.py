@@ -55,7 +55,7 @@ class Card:
         """Measured accuracies beside the floors that a well-trained demo should reach, as a Markdown table."""
         measured = self.evaluation | {"probe_percent": max(self.evaluation["probe_percent_by_layer"])}
         lines = [
-            f"On {self.evaluation['test_images']:,} test images:",
+            f"On the first {self.evaluation['test_images']:,} of the 10,000 test images:",
             "",
             "| | measured | floor | reached |",
             "|---|---|---|---|",
@@ -63,7 +63,7 @@ class Card:
         for name, (key, floor) in FLOORS.items():
             reached = "yes" if measured[key] >= floor else "no"
             lines.append(f"| {name} | {measured[key]:.1f} % | {floor:.0f} % | {reached} |")
-        note = f"The probe was fitted on {self.evaluation['probe_images']:,} training images."
+        note = f"The probe was fitted on the first {self.evaluation['probe_images']:,} training images."
         return "\n".join([*lines, "", note])
 
 

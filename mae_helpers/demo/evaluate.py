@@ -1,6 +1,6 @@
 """Measure the bundled models for the model card: `python -m mae_helpers.demo.evaluate`.
 
-Writes `evaluation.json` (accuracy on the 10,000 test images, linear probe by layer) and `per_class.csv` beside the
+Writes `evaluation.json` (accuracy on the test images, linear probe by layer) and `per_class.csv` beside the
 weights, and copies the training histories there. Needs Fashion-MNIST (see `mae_helpers.demo.data.find_folder`).
 """
 
@@ -62,7 +62,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--data", help="folder of the four Fashion-MNIST files")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--probe-images", type=int, default=10_000, help="training images behind the linear probe")
-    parser.add_argument("--test-images", type=int, default=10_000)
+    parser.add_argument("--test-images", type=int, default=10_000, help="the first so many of the test split")
     options = parser.parse_args(arguments)
     device, profile = pick_device(options.device), load_profile("demo")
     images, labels = (array[: options.test_images] for array in load_split("t10k", options.data))
