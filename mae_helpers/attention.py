@@ -1,4 +1,4 @@
-"""Where attention goes: mean attention distance (Fig. 3)."""
+"""Where attention goes: mean attention distance (Fig. 3) and attention rollout (Fig. 5)."""
 
 import numpy as np
 import pandas as pd
@@ -55,3 +55,45 @@ def distance_table(per_image: np.ndarray, **columns: object) -> pd.DataFrame:
     layer, head = np.meshgrid(*(np.arange(1, size + 1) for size in mean.shape), indexing="ij")
     table = pd.DataFrame({"layer": layer.ravel(), "head": head.ravel(), "distance_px": mean.ravel()})
     return pd.DataFrame(columns, index=table.index).join(table)
+
+
+def rollout(head_means: Tensor, start: Tensor) -> Tensor:
+    """Attention rollout (Abnar and Zuidema 2020): start^T A_L ... A_1 with A_l = (A + I) / 2, rows summing to 1.
+
+    head_means (B, layers, 1 + N, 1 + N) is the attention averaged over heads, `start` (1 + N,) the weights of the
+    rows that are asked for. Taken as a vector from the last layer down, in O(layers * N^2). Returns the patch columns,
+    (B, N), in float32.
+    """
+    weights = start.to(head_means).expand(len(head_means), 1, -1)
+    for attention in reversed(head_means.unbind(1)):
+        weights = (weights @ attention + weights) / 2
+    return weights[:, 0, 1:]
+
+
+class Rollout:
+    """A statistic for the pass over the images: rollout scores of patches, (images, N).
+
+    `rows` is `cls` (the paper: what reaches the CLS token) or `patches` (the mean over patch rows: what reaches a
+    mean-pooled classifier). Holds one batch's head means at a time.
+    """
+
+    def __init__(self, rows: str, layers: int):
+        self.rows, self.layers = rows, layers
+        self.means: list[Tensor] = []
+        self.scores: list[np.ndarray] = []
+
+    def add(self, state: LayerState, rows: range) -> None:
+        """Keep the layer's head mean; after the last layer, roll the batch out."""
+        self.means.append(state.attention().mean(1))
+        if state.layer == self.layers:
+            start = torch.zeros(self.means[0].shape[-1])
+            if self.rows == "cls":
+                start[0] = 1
+            else:
+                start[1:] = 1 / (len(start) - 1)
+            self.scores.append(rollout(torch.stack(self.means, 1), start).cpu().numpy())
+            self.means = []
+
+    def result(self) -> np.ndarray:
+        """Scores of all images, (images, N)."""
+        return np.concatenate(self.scores)

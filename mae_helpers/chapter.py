@@ -1,9 +1,11 @@
 """What every notebook begins with: the profile's images and models, a place for its tables, and one look."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property, partial
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import torch
 from timm.models.vision_transformer import VisionTransformer
@@ -11,7 +13,9 @@ from timm.models.vision_transformer import VisionTransformer
 from mae_helpers import checkpoints, figures, images, results
 from mae_helpers.encoder import Statistic, one_pass
 from mae_helpers.images import ImageSet
+from mae_helpers.perturbations import Perturbation
 from mae_helpers.profiles import Profile, load_profile
+from mae_helpers.sweep import Subject, sweep
 
 
 @dataclass(frozen=True)
@@ -22,6 +26,7 @@ class Chapter:
     device: torch.device
     seed: int
     tables: Path
+    opened: dict[str, VisionTransformer] = field(default_factory=dict, repr=False)
 
     def images(self, classes: list[str] | None = None, per_class: int | None = None) -> ImageSet:
         """The profile's images: the first `per_class` of each of `classes`, by default all."""
@@ -32,10 +37,14 @@ class Chapter:
         return images.second_images(self.profile)
 
     def model(self, name: str) -> VisionTransformer:
-        """A model of the profile by name; `random` is mae_pretrained's architecture with random weights."""
-        if name == "random":
-            return checkpoints.random_model(self.profile, "mae_pretrained", self.device, self.seed)
-        return checkpoints.load_model(self.profile, name, self.device)
+        """A model of the profile by name, read once; `random` is mae_pretrained's architecture with random weights."""
+        if name not in self.opened:
+            if name == "random":
+                model = checkpoints.random_model(self.profile, "mae_pretrained", self.device, self.seed)
+            else:
+                model = checkpoints.load_model(self.profile, name, self.device)
+            self.opened[name] = model
+        return self.opened[name]
 
     def seen_by(self, name: str, chosen: ImageSet) -> ImageSet:
         """`chosen` with the normalisation that the model `name` was trained with."""
@@ -60,9 +69,36 @@ class Chapter:
             for name in models
         }
 
+    def sweep(
+        self, models: Sequence[str], chosen: ImageSet, levels: Mapping[Hashable, Perturbation], measure: str
+    ) -> dict[str, dict[Hashable, np.ndarray]]:
+        """One measure of `chosen` under every level, by model and level: (images, ...) each.
+
+        `measure` is prediction, embedding, heads, cls_rollout or patch_rollout. Cells lie in the results' folder
+        `cells`; those that another chapter computed are read there.
+        """
+        source = images.fingerprint(self.profile.images)
+        subjects = []
+        for name in models:
+            settings = checkpoints.settings_of(self.profile, name)
+            path = checkpoints.checkpoint_path(settings)
+            checkpoints.verify(path, settings.hash)
+            identity = f"{checkpoints.file_hash(path)} {source} {self.device.type}"
+            subjects.append(Subject(name, partial(self.model, name), self.seen_by(name, chosen), identity))
+        return sweep(subjects, levels, measure, self.tables / "cells")
+
+    @cached_property
+    def origin(self) -> dict[str, str]:
+        """What the tables of this run are made from."""
+        return results.origin(self.profile)
+
+    def read(self, name: str) -> pd.DataFrame:
+        """A table that another chapter wrote; an error where it is missing or of another run."""
+        return results.read_table(name, self.tables, self.origin)
+
     def save(self, table: pd.DataFrame, name: str) -> pd.DataFrame:
         """Write a table to the run's results and pass it on."""
-        results.save_table(table, name, self.tables)
+        results.save_table(table, name, self.tables, self.origin)
         return table
 
     def _repr_markdown_(self) -> str:

@@ -2,6 +2,7 @@
 
 import argparse
 import hashlib
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -39,13 +40,21 @@ def checkpoint_path(model: Model) -> Path:
     return WEIGHTS / name.removeprefix("bundled:") if name.startswith("bundled:") else Path(name).expanduser()
 
 
+@cache
+def _digest(path: Path, kind: str, size: int, changed: int) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, kind).hexdigest()
+
+
+def file_hash(path: Path, kind: str = "sha256") -> str:
+    """A file's hash, read again only where its size or time changed since."""
+    stat = path.stat()
+    return _digest(path, kind, stat.st_size, stat.st_mtime_ns)
+
+
 def checkpoint_hashes(profile: Profile) -> dict[str, str]:
     """The SHA-256 of every checkpoint of the profile, by model."""
-    found = {}
-    for name, model in profile.models.items():
-        with checkpoint_path(model).open("rb") as file:
-            found[name] = hashlib.file_digest(file, "sha256").hexdigest()
-    return found
+    return {name: file_hash(checkpoint_path(model)) for name, model in profile.models.items()}
 
 
 def verify(path: Path, expected: str | None) -> None:
@@ -57,8 +66,7 @@ def verify(path: Path, expected: str | None) -> None:
     kind, _, digest = expected.partition(":")
     if kind not in hashlib.algorithms_guaranteed or not digest:
         raise CheckpointError(f"{path}: hash {expected!r} in the profile is not of the form md5:... or sha256:...")
-    with path.open("rb") as file:
-        found = hashlib.file_digest(file, kind).hexdigest()
+    found = file_hash(path, kind)
     if not found.startswith(digest):
         raise CheckpointError(f"{path}: {kind} is {found}, expected {digest}...; fetch the file again")
 
@@ -105,7 +113,8 @@ def load_strictly(module: nn.Module, weights: dict[str, Tensor], path: Path) -> 
     module.load_state_dict(weights)
 
 
-def _model(profile: Profile, name: str) -> Model:
+def settings_of(profile: Profile, name: str) -> Model:
+    """What the profile says of the model `name`; a CheckpointError where it has none."""
     if name not in profile.models:
         raise CheckpointError(
             f"{profile.path}: no model {name!r} among {', '.join(profile.models)}; add it to `models`"
@@ -115,7 +124,7 @@ def _model(profile: Profile, name: str) -> Model:
 
 def load_model(profile: Profile, name: str, device: torch.device | str = "cpu") -> VisionTransformer:
     """The profile's model `name` with its weights, ready to be read: float32, in evaluation mode."""
-    model = _model(profile, name)
+    model = settings_of(profile, name)
     path = checkpoint_path(model)
     verify(path, model.hash)
     weights = {key: value for key, value in read_weights(path).items() if not key.startswith(DECODER_KEYS)}
@@ -144,7 +153,7 @@ def load_decoder(profile: Profile, device: torch.device | str = "cpu") -> nn.Mod
 
     if "mae_decoder" not in profile.models:
         return None
-    model = _model(profile, "mae_decoder")
+    model = settings_of(profile, "mae_decoder")
     path = checkpoint_path(model)
     verify(path, model.hash)
     decoder = Decoder()

@@ -109,6 +109,13 @@ def mean_patch(state: LayerState) -> Tensor:
     return patch_tokens(state).mean(dim=1)
 
 
+def classify(model: VisionTransformer, state: LayerState) -> Tensor:
+    """The class that the model's own head gives after its last layer, arg-max over all classes: (B,)."""
+    if model.num_classes == 0:
+        raise ValueError("this model has no classifier: use mae_finetuned or vit_supervised, or any with num_classes")
+    return model.forward_head(model.norm(state.tokens)).argmax(dim=1)
+
+
 class Statistic(Protocol):
     """Something computed during the one pass over the images: told every layer of every batch, asked once at the end."""
 
@@ -120,19 +127,25 @@ class Statistic(Protocol):
 
 
 class PerImage:
-    """A measure of each image and layer: `measure(state) -> (B, ...)`, gathered as (images, layers, ...) float32."""
+    """A measure of each image and layer: `measure(state) -> (B, ...)`, gathered as (images, layers, ...) float32.
 
-    def __init__(self, measure: Callable[[LayerState], Tensor]):
-        self.measure = measure
+    With `only`, the measure of that one layer, (images, ...).
+    """
+
+    def __init__(self, measure: Callable[[LayerState], Tensor], only: int | None = None):
+        self.measure, self.only = measure, only
         self.layers: dict[int, list[np.ndarray]] = {}
 
     def add(self, state: LayerState, rows: range) -> None:
         """Measure one layer of the images `rows`."""
+        if self.only not in (None, state.layer):
+            return
         self.layers.setdefault(state.layer, []).append(self.measure(state).float().cpu().numpy())
 
     def result(self) -> np.ndarray:
-        """All measures, (images, layers, ...)."""
-        return np.stack([np.concatenate(parts) for _, parts in sorted(self.layers.items())], axis=1)
+        """All measures, (images, layers, ...), or (images, ...) of the only layer."""
+        layers = [np.concatenate(parts) for _, parts in sorted(self.layers.items())]
+        return np.stack(layers, axis=1) if self.only is None else layers[0]
 
 
 def one_pass(

@@ -1,7 +1,7 @@
 """Ordered image sets: the bundled demo, scikit-learn's digits, a folder a class, or one flat folder."""
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from pathlib import Path
@@ -38,6 +38,8 @@ class ImageSet:
     read: Callable[[int], Image.Image]
     input: Input
     folder: Path | None = None  # the files' folder, where they are files; ids count from it
+    change: Callable[[np.ndarray, str], np.ndarray] | None = None  # of pixels, by id: see perturbations.py
+    stored: Mapping[str, np.ndarray] | None = None  # pixels by id, where they were read already
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -51,9 +53,16 @@ class ImageSet:
             raise ImageError(f"{path}: not a readable image ({error}); replace or remove the file") from None
         return resize(image, self.input.size, self.input.resize)
 
+    def pixels(self, row: int) -> np.ndarray:
+        """Image `row`, (H, W, 3) float32 in [0, 1], changed where this is a perturbed set."""
+        if self.stored is not None:
+            return self.stored[self.ids[row]]
+        pixels = np.asarray(self.image(row), np.float32) / 255
+        return pixels if self.change is None else self.change(pixels, self.ids[row])
+
     def tensor(self, rows: Sequence[int]) -> Tensor:
         """Images `rows`, normalised: (B, 3, H, W) float32."""
-        pixels = np.stack([np.asarray(self.image(row), np.float32) / 255 for row in rows])
+        pixels = np.stack([self.pixels(row) for row in rows])
         mean, std = np.float32(self.input.mean), np.float32(self.input.std)
         return torch.from_numpy(((pixels - mean) / std).transpose(0, 3, 1, 2).copy())
 
@@ -91,6 +100,14 @@ class ImageSet:
     def normalised_as(self, mean: Sequence[float] | None, std: Sequence[float] | None) -> "ImageSet":
         """The same images with another model's normalisation, or this very set where that is None."""
         return self if mean is None else replace(self, input=replace(self.input, mean=list(mean), std=list(std)))
+
+    def changed(self, change: Callable[[np.ndarray, str], np.ndarray]) -> "ImageSet":
+        """The same images, their pixels (H, W, 3) in [0, 1] passed through `change(pixels, id)` as they are read."""
+        return replace(self, change=change, stored=None)
+
+    def held(self) -> "ImageSet":
+        """The same images read and changed once, now in memory."""
+        return replace(self, stored={name: self.pixels(row) for row, name in enumerate(self.ids)})
 
 
 def resize(image: Image.Image, size: int, how: str) -> Image.Image:
@@ -188,6 +205,19 @@ def open_images(images: Images, settings: Input) -> ImageSet:
     if not len(found):
         raise ImageError(f"{images.folder}: no image ({', '.join(sorted(SUFFIXES))}) in it; correct `folder`")
     return found.take(range(images.count)) if images.count else found
+
+
+def fingerprint(images: Images) -> str:
+    """A digest of an image source: the bundled file's bytes; names, sizes and times of a folder's files."""
+    digest = hashlib.sha256(repr(images).encode())
+    if images.source == "bundled" and DEMO_FILE.exists():
+        digest.update(DEMO_FILE.read_bytes())
+    if images.folder:
+        root = Path(images.folder).expanduser()
+        for path in sorted(path for path in root.rglob("*") if path.suffix.lower() in SUFFIXES):
+            stat = path.stat()
+            digest.update(f"{path.relative_to(root)} {stat.st_size} {stat.st_mtime_ns}\n".encode())
+    return digest.hexdigest()
 
 
 def first_images(profile: Profile) -> ImageSet:

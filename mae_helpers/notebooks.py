@@ -11,8 +11,6 @@ from pathlib import Path
 import nbformat
 import papermill
 
-from mae_helpers.checkpoints import checkpoint_path
-from mae_helpers.images import DEMO_FILE, SUFFIXES
 from mae_helpers.profiles import ROOT, Profile
 
 NOTEBOOKS = ROOT / "notebooks"
@@ -61,19 +59,6 @@ def choose_parameters(
             )
     values = (defaults or {}) | given
     return {path: {name: value for name, value in values.items() if name in known[path]} for path in paths}
-
-
-def data_fingerprint(profile: Profile) -> str:
-    """A digest of the profile's images and checkpoints: bytes of the bundled ones, names, sizes and times of others."""
-    digest = hashlib.sha256(DEMO_FILE.read_bytes())
-    files = [checkpoint_path(model) for model in profile.models.values()]
-    for images in (profile.images, profile.second_images):
-        if images and images.folder:
-            files += sorted(path for path in Path(images.folder).rglob("*") if path.suffix.lower() in SUFFIXES)
-    for path in files:
-        stat = path.stat() if path.exists() else None
-        digest.update(f"{path.name} {stat and (stat.st_size, stat.st_mtime_ns)}\n".encode())
-    return digest.hexdigest()
 
 
 def fingerprint(path: Path, profile: Profile, parameters: dict[str, object], data: str) -> str:

@@ -1,6 +1,8 @@
 """The tables that a run writes: `results/<profile>/<name>.csv`, tidy, whole or not at all, with what made them."""
 
+import hashlib
 import json
+import os
 import platform
 import subprocess
 from importlib.metadata import version
@@ -8,25 +10,32 @@ from pathlib import Path
 
 import pandas as pd
 
+from mae_helpers import images
+from mae_helpers.checkpoints import checkpoint_path
+from mae_helpers.demo import WEIGHTS
 from mae_helpers.profiles import ROOT, Profile
 
 COLUMNS = {
-    "fig1_fig2_tsne": ["model", "token", "layer", "image", "class", "x", "y"],
-    "fig1_fig2_separability": [
-        "model",
-        "token",
-        "layer",
-        "silhouette",
-        "knn_percent",
-        "probe_percent",
-        "chance_percent",
-    ],
-    "fig3_attention_distance": ["model", "images", "layer", "head", "distance_px", "uniform_px"],
-    "fig4_principal_angles": ["model", "control", "k", "centred", "layer", "class_a", "class_b", "theta1_deg"],
-    "fig4_singular_values": ["model", "layer", "class", "index", "singular_value"],
-    "masking_invariance": ["model", "image", "mask", "norm", "cosine_to_mean"],
+    name: columns.split()
+    for name, columns in {
+        "fig1_fig2_tsne": "model token layer image class x y",
+        "fig1_fig2_separability": "model token layer silhouette knn_percent probe_percent chance_percent",
+        "fig3_attention_distance": "model images layer head distance_px uniform_px",
+        "fig4_principal_angles": "model control k centred layer class_a class_b theta1_deg",
+        "fig4_singular_values": "model layer class index singular_value",
+        "masking_invariance": "model image mask norm cosine_to_mean",
+        "masking_cosines": "model pair pairs cosine_p05 cosine_median",
+        "table1_blur": "model level kernel_size sigma images top1_percent top1_low top1_high psnr_db ssim",
+        "fig5_occlusion": "model ranking occlusion_percent images top1_percent top1_low top1_high",
+        "table2_imagenet_c": "model source group corruption severity images top1_percent top1_low top1_high",
+        "table3_cosine": "model perturbation level images mean_cosine cosine_correct cosine_wrong norm_difference",
+        "fig6_fig7_features": "model perturbation level class layer head clean_count retained_count",
+        "fig8_feature_drop": "model perturbation level mean_drop low high",
+        "scorecard": "claim where paper here difference tolerance verdict note",
+    }.items()
 }
-PACKAGES = ("torch", "timm", "numpy", "scipy", "scikit-learn", "openTSNE", "pandas", "matplotlib", "seaborn")
+PACKAGES = ("torch", "timm", "numpy", "scipy", "scikit-learn", "scikit-image", "opencv-python-headless")
+PACKAGES += ("imagecorruptions-imaug", "openTSNE", "pandas", "matplotlib", "seaborn")
 
 
 def folder(profile: Profile, results: str | Path | None = None) -> Path:
@@ -34,30 +43,66 @@ def folder(profile: Profile, results: str | Path | None = None) -> Path:
     return (Path(results) if results else ROOT / "results") / profile.name
 
 
-def write_whole(path: Path, text: str) -> None:
-    """Write a text file under a temporary name and rename it, so that a half-written one is never found."""
+def write_whole(path: Path, content: str | bytes) -> None:
+    """Write a file under a temporary name and rename it, so that a half-written one is never found."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".part")
-    temporary.write_text(text)
-    temporary.replace(path)
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.part")
+    try:
+        temporary.write_bytes(content if isinstance(content, bytes) else content.encode())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
-def save_table(table: pd.DataFrame, name: str, where: Path) -> Path:
-    """Write a table with its columns in the published order; ValueError where one of them is missing."""
+def data_fingerprint(profile: Profile) -> str:
+    """A digest of the profile's images, of what lies beside the bundled weights, and of checkpoints by size and time."""
+    digest = hashlib.sha256()
+    for source in (profile.images, profile.second_images):
+        digest.update(images.fingerprint(source).encode() if source else b"")
+    for path in sorted(WEIGHTS.glob("*.[cj]s*")):
+        digest.update(path.read_bytes())
+    for path in map(checkpoint_path, profile.models.values()):
+        stat = path.stat() if path.exists() else None
+        digest.update(f"{path.name} {stat and (stat.st_size, stat.st_mtime_ns)}\n".encode())
+    return digest.hexdigest()
+
+
+def origin(profile: Profile) -> dict[str, str]:
+    """What a table must have been made from to belong to this run: the profile, its images and checkpoints."""
+    return {"profile": profile.name, "data": data_fingerprint(profile)}
+
+
+def save_table(table: pd.DataFrame, name: str, where: Path, made_from: dict[str, str]) -> Path:
+    """Write a table with its columns in the published order, and beside it what it was made from (`origin`).
+
+    ValueError where a column is missing.
+    """
     missing = [column for column in COLUMNS[name] if column not in table]
     if missing:
         raise ValueError(f"table {name}: the columns {missing} are missing; it has {list(table.columns)}")
     order = COLUMNS[name] + [column for column in table if column not in COLUMNS[name]]
     path = where / f"{name}.csv"
     write_whole(path, table[order].to_csv(index=False, float_format="%.8g"))
+    write_whole(where / "origins" / f"{name}.json", json.dumps(made_from) + "\n")
     return path
 
 
-def read_table(name: str, where: Path) -> pd.DataFrame:
-    """Read a table of this run; FileNotFoundError says which chapter writes it."""
-    path = where / f"{name}.csv"
+def read_table(name: str, where: Path, made_from: dict[str, str] | None = None) -> pd.DataFrame:
+    """Read a table of this run. FileNotFoundError where no chapter wrote it yet.
+
+    With `made_from` (`origin`), a ValueError where the table is of another profile, other images or checkpoints.
+    """
+    path, beside = where / f"{name}.csv", where / "origins" / f"{name}.json"
     if not path.exists():
         raise FileNotFoundError(f"{path}: not there yet; run the chapter that writes {name!r} first")
+    if made_from is not None:
+        found = json.loads(beside.read_text()) if beside.exists() else {}
+        for key, expected in made_from.items():
+            if found.get(key) != expected:
+                raise ValueError(
+                    f"{path}: made from another {key} ({str(found.get(key))[:12]!r} instead of {expected[:12]!r}); "
+                    "run the chapter that writes it again, or choose another results folder"
+                )
     return pd.read_csv(path)
 
 

@@ -1,8 +1,11 @@
-"""How little an embedding moves: cosine and norm across random masks of the same image (Sec. III-B2)."""
+"""How little a prediction or an embedding moves: accuracy, cosine and norm under masks and perturbations."""
+
+from collections.abc import Hashable, Mapping
 
 import numpy as np
 import pandas as pd
 import torch
+from scipy.stats import bootstrap
 from timm.models.vision_transformer import VisionTransformer
 
 from mae_helpers.encoder import mean_patch, visible_patches, walk
@@ -70,3 +73,64 @@ def masked_embeddings(
         states = walk(model, copies, torch.cat(draws).to(device))
         found.append([mean_patch(state) for state in states][layer].float().cpu().numpy())
     return np.stack(found)
+
+
+def top1_percent(correct: np.ndarray, seed: int = 0) -> dict[str, float]:
+    """Top-1 accuracy in percent and its 95 % percentile bootstrap over images: top1_percent, top1_low, top1_high."""
+    correct = np.asarray(correct, float)
+    top1 = 100 * float(correct.mean())
+    if len(np.unique(correct)) == 1:
+        return {"top1_percent": top1, "top1_low": top1, "top1_high": top1}
+    interval = bootstrap((correct,), np.mean, n_resamples=2000, method="percentile", rng=seed).confidence_interval
+    return {"top1_percent": top1, "top1_low": 100 * float(interval.low), "top1_high": 100 * float(interval.high)}
+
+
+def accuracy_table(
+    predictions: Mapping[str, Mapping[Hashable, np.ndarray]], labels: np.ndarray, seed: int = 0
+) -> pd.DataFrame:
+    """Accuracy of predicted classes (images,) by model and level: model, level, images, top1_percent, _low, _high."""
+    if (np.asarray(labels) < 0).any():
+        raise ValueError("accuracy needs labels, and some of these images have none; use a folder a class")
+    return pd.DataFrame(
+        {"model": model, "level": level, "images": len(labels)} | top1_percent(predicted == labels, seed)
+        for model, levels in predictions.items()
+        for level, predicted in levels.items()
+    )
+
+
+def alignment(
+    embeddings: Mapping[str, Mapping[Hashable, np.ndarray]],
+    predictions: Mapping[str, Mapping[Hashable, np.ndarray]],
+    labels: np.ndarray,
+    clean: Hashable = "clean",
+) -> pd.DataFrame:
+    """How each image's embedding moved (Eq. 1): model, level, image (row), cosine, norm_difference, correct.
+
+    `embeddings` (images, D) by model and level, among them the level `clean` that all are compared with; the norm
+    difference is | |z_pert| - |z_clean| |.
+    """
+    parts = []
+    for model, levels in embeddings.items():
+        start = levels[clean]
+        for level, moved in levels.items():
+            columns = {
+                "model": model,
+                "level": level,
+                "image": np.arange(len(labels)),
+                "cosine": cosine(start, moved),
+                "norm_difference": np.abs(np.linalg.norm(moved, axis=-1) - np.linalg.norm(start, axis=-1)),
+                "correct": predictions[model][level] == labels,
+            }
+            parts.append(pd.DataFrame(columns))
+    return pd.concat(parts, ignore_index=True)
+
+
+def alignment_table(per_image: pd.DataFrame) -> pd.DataFrame:
+    """Table III: means over images by model and level, the cosine also by correct and wrong prediction."""
+    groups = per_image.groupby(["model", "level"], sort=False)
+    table = groups.agg(
+        images=("image", "size"), mean_cosine=("cosine", "mean"), norm_difference=("norm_difference", "mean")
+    )
+    for column, rows in (("cosine_correct", per_image["correct"]), ("cosine_wrong", ~per_image["correct"])):
+        table[column] = per_image[rows].groupby(["model", "level"])["cosine"].mean()
+    return table.reset_index()

@@ -77,7 +77,7 @@ def run(
     folder = str(Path(tables).resolve()) if tables else None
     defaults = {"profile": reference(profile), "device": device, "results_folder": folder}
     chosen = notebooks.choose_parameters(paths, given, profile.parameters | defaults)
-    data, executed = notebooks.data_fingerprint(profile), out / "executed" / profile.name
+    data, executed = results.data_fingerprint(profile), out / "executed" / profile.name
     marks = {path: notebooks.fingerprint(path, profile, chosen[path], data) for path in paths}
     stale = [path for path in paths if not notebooks.is_current(executed / path.name, profile.name, marks[path])]
     print(f"{profile.name}: {len(paths) - len(stale)} of {len(paths)} notebooks are up to date", file=sys.stderr)

@@ -1,0 +1,150 @@
+"""Cells of a run: what one model makes of one perturbation of the images, computed once and shared by all chapters.
+
+A cell is a file, written whole or not at all, under a key of everything that it depends on: checkpoint, images,
+perturbation, seed, code and library versions. Whichever chapter asks first computes it; the others read it.
+"""
+
+import hashlib
+import json
+import warnings
+import zipfile
+import zlib
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import cache, partial
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+import timm
+import torch
+from timm.models.vision_transformer import VisionTransformer
+
+from mae_helpers.attention import Rollout
+from mae_helpers.encoder import PerImage, Statistic, classify, mean_patch, one_pass
+from mae_helpers.features import head_features
+from mae_helpers.images import ImageSet
+from mae_helpers.perturbations import Clean, Perturbation
+from mae_helpers.results import write_whole
+
+CODE = ("attention", "corruptions", "encoder", "features", "images", "perturbations", "sweep")  # what decides a cell
+CHUNK = 256  # images whose perturbed pixels are held in memory, to be shared by the models
+MEASURES: dict[str, Callable[[VisionTransformer], Statistic]] = {
+    "prediction": lambda model: PerImage(partial(classify, model), only=len(model.blocks)),
+    "embedding": lambda model: PerImage(mean_patch, only=len(model.blocks)),  # before `fc_norm` (Table III)
+    "heads": lambda model: PerImage(head_features),
+    "cls_rollout": lambda model: Rollout("cls", len(model.blocks)),
+    "patch_rollout": lambda model: Rollout("patches", len(model.blocks)),
+}
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A model in a sweep: how to open it, the images as it sees them, and a digest of its checkpoint and the images."""
+
+    name: str
+    open: Callable[[], VisionTransformer]
+    images: ImageSet
+    identity: str
+
+
+@cache
+def code_version() -> str:
+    """A digest of the modules that decide what a cell holds, and of the versions of the libraries under them."""
+    digest = hashlib.sha256(f"{torch.__version__} {timm.__version__} {np.__version__}".encode())
+    for name in CODE:
+        digest.update((Path(__file__).parent / f"{name}.py").read_bytes())
+    return digest.hexdigest()
+
+
+def cell_key(subject: Subject, perturbation: Perturbation) -> str:
+    """The digest of everything that a cell depends on."""
+    kind = type(perturbation).__name__
+    parts = [subject.identity, subject.images.ids, asdict(subject.images.input), kind, asdict(perturbation)]
+    return hashlib.sha256(json.dumps([*parts, code_version()], default=str).encode()).hexdigest()
+
+
+def cell_path(folder: Path, subject: Subject, perturbation: Perturbation) -> Path:
+    """Where a cell lies: `<folder>/<model>/<perturbation>-<key>.npz`."""
+    return folder / subject.name / f"{perturbation.name}-{cell_key(subject, perturbation)[:16]}.npz"
+
+
+def read_cell(path: Path, key: str, measures: Sequence[str]) -> dict[str, np.ndarray] | None:
+    """Measures from a cell's file; None where there is none, or, with a warning, where it is damaged or foreign."""
+    if not path.exists():
+        return None
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            if str(file["key"]) != key:
+                raise ValueError("it belongs to another cell")
+            return {name: file[name] for name in measures}
+    except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile, zlib.error) as error:
+        warnings.warn(f"{path}: not a whole cell ({error}); it is computed again", stacklevel=2)
+        return None
+
+
+def write_cell(path: Path, key: str, measures: Mapping[str, np.ndarray]) -> None:
+    """Write a cell's file, whole or not at all."""
+    buffer = BytesIO()
+    np.savez(buffer, key=np.array(key), **measures)
+    write_whole(path, buffer.getvalue())
+
+
+def _check(subject: Subject, model: VisionTransformer) -> None:
+    if subject.images.labels.max() >= model.num_classes:
+        raise ValueError(
+            f"{subject.name}: an image has the label {subject.images.labels.max()}, but the model knows "
+            f"{model.num_classes} classes; use WordNet ids as folder names, or another model"
+        )
+
+
+def _compute(subjects: Sequence[Subject], perturbation: Perturbation, folder: Path, label: str) -> None:
+    """Compute and write one perturbation's cells of several models, perturbing each image once where that can be."""
+    clean: dict[str, dict] = {subject.name: {} for subject in subjects}
+    if perturbation.guided:
+        clean = cells(subjects, Clean(), ("cls_rollout", "patch_rollout"), folder, label)
+    models = {subject.name: subject.open() for subject in subjects}
+    changes = {subject.name: perturbation.change(subject.images, clean[subject.name]) for subject in subjects}
+    parts: dict[str, list[dict]] = {subject.name: [] for subject in subjects}
+    for start in range(0, len(subjects[0].images), CHUNK):
+        rows, stored = range(start, min(start + CHUNK, len(subjects[0].images))), None
+        for subject in subjects:
+            _check(subject, models[subject.name])
+            chosen = subject.images.take(rows).changed(changes[subject.name])
+            if not perturbation.guided:
+                stored = stored or chosen.held().stored
+                chosen = replace(chosen, stored=stored)
+            statistics = {name: MEASURES[name](models[subject.name]) for name in perturbation.measures}
+            parts[subject.name].append(one_pass(models[subject.name], chosen, statistics, label=label))
+    for subject in subjects:
+        whole = {name: np.concatenate([part[name] for part in parts[subject.name]]) for name in perturbation.measures}
+        write_cell(cell_path(folder, subject, perturbation), cell_key(subject, perturbation), whole)
+
+
+def cells(
+    subjects: Sequence[Subject], perturbation: Perturbation, measures: Sequence[str], folder: Path, label: str = ""
+) -> dict[str, dict[str, np.ndarray]]:
+    """Measures of one perturbation by model, (images, ...) each; what is not on disk is computed first."""
+    unknown = [name for name in measures if name not in perturbation.measures]
+    if unknown:
+        raise ValueError(f"{perturbation.name}: {unknown} are not recorded; there are {perturbation.measures}")
+    found = {
+        s.name: read_cell(cell_path(folder, s, perturbation), cell_key(s, perturbation), measures) for s in subjects
+    }
+    missing = [subject for subject in subjects if found[subject.name] is None]
+    if missing:
+        _compute(missing, perturbation, folder, label or perturbation.name)
+        found |= cells(missing, perturbation, measures, folder)
+    return found
+
+
+def sweep(
+    subjects: Sequence[Subject], levels: Mapping[Hashable, Perturbation], measure: str, folder: Path
+) -> dict[str, dict[Hashable, np.ndarray]]:
+    """One measure of every model and level: {model: {level: array (images, ...)}}."""
+    found: dict[str, dict] = {subject.name: {} for subject in subjects}
+    for number, (level, perturbation) in enumerate(levels.items(), 1):
+        label = f"{perturbation.name} ({number} of {len(levels)})"
+        for name, cell in cells(subjects, perturbation, (measure,), folder, label).items():
+            found[name][level] = cell[measure]
+    return found
