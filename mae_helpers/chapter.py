@@ -46,6 +46,18 @@ class Chapter:
             self.opened[name] = model
         return self.opened[name]
 
+    def classifiers(self) -> list[str]:
+        """The profile's classifiers: the fine-tuned MAE, and the supervised ViT where there is one."""
+        found = [name for name in ("mae_finetuned", "vit_supervised") if name in self.profile.models]
+        if not found:
+            raise checkpoints.CheckpointError(f"{self.profile.path}: no mae_finetuned among its models; add it")
+        return found
+
+    @property
+    def is_paper(self) -> bool:
+        """Whether this run uses the paper's own models and data, so that its numbers should agree."""
+        return self.profile.name == "paper"
+
     def seen_by(self, name: str, chosen: ImageSet) -> ImageSet:
         """`chosen` with the normalisation that the model `name` was trained with."""
         model = self.profile.models["mae_pretrained" if name == "random" else name]

@@ -13,7 +13,8 @@ import papermill
 
 from mae_helpers.profiles import ROOT, Profile
 
-NOTEBOOKS = ROOT / "notebooks"
+NOTEBOOKS, CODE = ROOT / "notebooks", ROOT / "mae_helpers"
+READS_TABLES = "reads-tables"  # tag of a cell that reads what other chapters wrote
 MARK = "mae_helpers"  # key in an executed notebook's metadata: profile, fingerprint, seconds
 
 
@@ -61,13 +62,21 @@ def choose_parameters(
     return {path: {name: value for name, value in values.items() if name in known[path]} for path in paths}
 
 
-def fingerprint(path: Path, profile: Profile, parameters: dict[str, object], data: str) -> str:
-    """A digest of all that decides what a notebook will show: its cells, its parameters, the code and the data."""
+def fingerprint(
+    path: Path, profile: Profile, parameters: dict[str, object], data: str, tables: Path | None = None
+) -> str:
+    """A digest of all that decides what a notebook will show: its cells, its parameters, the code and the data.
+
+    Where a cell has the tag `reads-tables`, the other chapters' tables in the folder `tables` decide as well.
+    """
     digest = hashlib.sha256(data.encode())
     for cell in nbformat.read(path, 4).cells:
+        if tables and READS_TABLES in cell.metadata.get("tags", []):
+            for file in sorted(tables.glob("*.csv")):
+                digest.update(file.read_bytes() if file.stem != "scorecard" else b"")
         digest.update(json.dumps([cell.cell_type, cell.source, cell.metadata], sort_keys=True).encode())
     digest.update(json.dumps(parameters, sort_keys=True).encode())
-    code = sorted((ROOT / "mae_helpers").rglob("*.py"))
+    code = sorted(path for kind in ("*.py", "claims/*.yaml", "published/*.csv") for path in CODE.rglob(kind))
     for file in [*code, profile.path, ROOT / "requirements.lock"]:
         if file.exists():
             digest.update(file.read_bytes())

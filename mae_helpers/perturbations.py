@@ -7,9 +7,11 @@ from zlib import crc32
 
 import cv2
 import numpy as np
+import pandas as pd
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
 from mae_helpers.images import ImageSet
+from mae_helpers.progress import progress
 
 BLUR = {  # Table I: kernel size and standard deviation in pixels of the model's input
     "I": (5, 1.0),
@@ -184,3 +186,23 @@ def psnr(clean: np.ndarray, perturbed: np.ndarray) -> float:
 def ssim(clean: np.ndarray, perturbed: np.ndarray) -> float:
     """Structural similarity of images (H, W, 3) in [0, 1] (scikit-image: uniform window of 7, `data_range=1`)."""
     return float(structural_similarity(clean, perturbed, win_size=7, data_range=1, channel_axis=-1))
+
+
+def pictures(
+    images: ImageSet, levels: Mapping[object, Perturbation], clean: Mapping[str, np.ndarray] | None = None
+) -> list[list[np.ndarray]]:
+    """Every image under every level, a row an image, pixels (H, W, 3) in [0, 1]; `clean` as in `Perturbation.change`."""
+    changed = [images.changed(level.change(images, clean or {})) for level in levels.values()]
+    return [[one.pixels(row) for one in changed] for row in range(len(images))]
+
+
+def quality_table(images: ImageSet, levels: Mapping[object, Perturbation]) -> pd.DataFrame:
+    """PSNR and SSIM against the clean image, means over images: level, psnr_db, ssim."""
+    changes = {level: perturbation.change(images, {}) for level, perturbation in levels.items()}
+    rows = []
+    for row in progress(range(len(images)), "PSNR and SSIM", len(images)):
+        clean = images.pixels(row)
+        for level, change in changes.items():
+            changed = change(clean, images.ids[row])
+            rows.append({"level": level, "psnr_db": psnr(clean, changed), "ssim": ssim(clean, changed)})
+    return pd.DataFrame(rows).groupby("level", sort=False).mean().reset_index()

@@ -59,6 +59,14 @@ def within_and_between(embeddings: np.ndarray) -> pd.DataFrame:
     return pd.DataFrame({"pair": kinds, "cosine": np.concatenate([within, between])})
 
 
+def cosine_table(pairs: pd.DataFrame) -> pd.DataFrame:
+    """Cosines of `within_and_between` in short: pair, pairs (their number), cosine_p05 (lowest 5 %), cosine_median."""
+    groups = pairs.groupby("pair")["cosine"]
+    return pd.DataFrame(
+        {"pairs": groups.size(), "cosine_p05": groups.quantile(0.05), "cosine_median": groups.median()}
+    ).reset_index()
+
+
 def masked_embeddings(
     model: VisionTransformer, images: ImageSet, masks: int, ratio: float, seed: int = 0, layer: int = -1
 ) -> np.ndarray:
@@ -104,21 +112,24 @@ def alignment(
     labels: np.ndarray,
     clean: Hashable = "clean",
 ) -> pd.DataFrame:
-    """How each image's embedding moved (Eq. 1): model, level, image (row), cosine, norm_difference, correct.
+    """How each image's embedding moved (Eq. 1): model, level, image (row), cosine, norms, correct.
 
-    `embeddings` (images, D) by model and level, among them the level `clean` that all are compared with; the norm
-    difference is | |z_pert| - |z_clean| |.
+    `embeddings` (images, D) by model and level, among them the level `clean` that all are compared with; the
+    `norm_difference` is | |z_pert| - |z_clean| |, and `relative_norm_difference` its share of |z_clean|.
     """
     parts = []
     for model, levels in embeddings.items():
         start = levels[clean]
+        norms = np.linalg.norm(start, axis=-1)
         for level, moved in levels.items():
+            difference = np.abs(np.linalg.norm(moved, axis=-1) - norms)
             columns = {
                 "model": model,
                 "level": level,
                 "image": np.arange(len(labels)),
                 "cosine": cosine(start, moved),
-                "norm_difference": np.abs(np.linalg.norm(moved, axis=-1) - np.linalg.norm(start, axis=-1)),
+                "norm_difference": difference,
+                "relative_norm_difference": difference / norms,
                 "correct": predictions[model][level] == labels,
             }
             parts.append(pd.DataFrame(columns))
@@ -129,7 +140,10 @@ def alignment_table(per_image: pd.DataFrame) -> pd.DataFrame:
     """Table III: means over images by model and level, the cosine also by correct and wrong prediction."""
     groups = per_image.groupby(["model", "level"], sort=False)
     table = groups.agg(
-        images=("image", "size"), mean_cosine=("cosine", "mean"), norm_difference=("norm_difference", "mean")
+        images=("image", "size"),
+        mean_cosine=("cosine", "mean"),
+        norm_difference=("norm_difference", "mean"),
+        relative_norm_difference=("relative_norm_difference", "mean"),
     )
     for column, rows in (("cosine_correct", per_image["correct"]), ("cosine_wrong", ~per_image["correct"])):
         table[column] = per_image[rows].groupby(["model", "level"])["cosine"].mean()

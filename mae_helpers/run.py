@@ -78,8 +78,18 @@ def run(
     defaults = {"profile": reference(profile), "device": device, "results_folder": folder}
     chosen = notebooks.choose_parameters(paths, given, profile.parameters | defaults)
     data, executed = results.data_fingerprint(profile), out / "executed" / profile.name
-    marks = {path: notebooks.fingerprint(path, profile, chosen[path], data) for path in paths}
-    stale = [path for path in paths if not notebooks.is_current(executed / path.name, profile.name, marks[path])]
+    where = results.folder(profile, tables)
+
+    def mark_of(path: Path) -> dict[str, str]:
+        return {
+            "profile": profile.name,
+            "fingerprint": notebooks.fingerprint(path, profile, chosen[path], data, where),
+        }
+
+    def is_current(path: Path) -> bool:
+        return notebooks.is_current(executed / path.name, profile.name, mark_of(path)["fingerprint"])
+
+    stale = [path for path in paths if not is_current(path)]
     print(f"{profile.name}: {len(paths) - len(stale)} of {len(paths)} notebooks are up to date", file=sys.stderr)
     if stale:
         check_inputs(profile, device)
@@ -91,20 +101,22 @@ def run(
         "provenance": results.provenance(),
     }
     failures = []
-    for number, path in enumerate(stale, 1):
+    for path in paths:
+        if is_current(path):  # asked anew: one that reads tables follows those that were just written
+            continue
+        mark, title = mark_of(path), f"[{paths.index(path) + 1}/{len(paths)}] {path.stem}"
         with tempfile.TemporaryDirectory() as folder:
             file = Path(folder) / "progress"
             try:
-                with Display(f"[{number}/{len(stale)}] {path.stem}", file) as display:
-                    mark = {"profile": profile.name, "fingerprint": marks[path]}
+                with Display(title, file) as display:
                     target = executed / path.name
                     notebooks.execute(path, target, chosen[path], mark, {PROGRESS_FILE: str(file)})
             except notebooks.NotebookError as error:
                 failures.append(str(error))
                 continue
         parameters = notebooks.parameters_of(path) | chosen[path]
-        entry = {"seconds": round(display.seconds, 1), "parameters": parameters, "fingerprint": marks[path]}
-        results.record_run(results.folder(profile, tables), path.stem, entry, **about)
+        entry = {"seconds": round(display.seconds, 1), "parameters": parameters, "fingerprint": mark["fingerprint"]}
+        results.record_run(where, path.stem, entry, **about)
     for failure in failures:
         print(f"error: {failure}", file=sys.stderr)
     return not failures

@@ -1,4 +1,4 @@
-"""Mean attention distance: grids small enough to work by hand, uniform and identity attention, and a plain loop."""
+"""Attention distance and rollout: worked by hand, uniform and identity attention, and plain loops."""
 
 from math import hypot
 from types import SimpleNamespace
@@ -7,8 +7,15 @@ import numpy as np
 import pytest
 import torch
 
-from mae_helpers.attention import attention_distance, distance_table, patch_distances, uniform_distance
-from mae_helpers.encoder import LayerState, visible_patches, walk
+from mae_helpers.attention import (
+    Rollout,
+    attention_distance,
+    distance_table,
+    patch_distances,
+    rollout,
+    uniform_distance,
+)
+from mae_helpers.encoder import LayerState, one_pass, visible_patches, walk
 from mae_helpers.results import COLUMNS
 
 
@@ -110,3 +117,77 @@ def test_distance_table_counts_from_one_and_averages_images():
     assert table["head"].tolist() == [1, 2, 1, 2, 1, 2]
     assert table["distance_px"].tolist() == [3, 4, 5, 6, 7, 8]
     assert set(table["model"]) == {"mae_pretrained"}
+
+
+def random_attention(layers, patches, images=3):
+    generator = torch.Generator().manual_seed(layers)
+    logits = torch.randn(images, layers, 1 + patches, 1 + patches, generator=generator)
+    return torch.softmax(3 * logits, dim=-1)
+
+
+def start_of(rows, patches):
+    """The weights of the rows that are asked for: the CLS row, or all patch rows alike."""
+    return torch.tensor([1.0] + [0.0] * patches if rows == "cls" else [0.0] + [1 / patches] * patches)
+
+
+def plain_rollout(head_means, rows):
+    """One image's rollout from the whole product A_L ... A_1 of (A + I) / 2, (layers, 1 + N, 1 + N) -> (N,)."""
+    product = np.eye(head_means.shape[-1])
+    for attention in np.asarray(head_means, np.float64):
+        product = (attention + np.eye(len(attention))) / 2 @ product
+    return product[0, 1:] if rows == "cls" else product[1:, 1:].mean(0)
+
+
+both_rows = pytest.mark.parametrize("rows", ["cls", "patches"])
+
+
+@both_rows
+@pytest.mark.parametrize("layers", [1, 2, 12])
+def test_rollout_agrees_with_the_product_of_matrices(rows, layers):
+    head_means = random_attention(layers, 16)
+    found = rollout(head_means, start_of(rows, 16))
+    assert found.shape == (3, 16)
+    assert found.dtype == torch.float32
+    for image in range(3):
+        np.testing.assert_allclose(found[image], plain_rollout(head_means[image], rows), rtol=0, atol=1e-6)
+
+
+def test_rollout_depends_on_the_order_of_the_layers():
+    head_means = random_attention(4, 16)
+    forwards, backwards = (rollout(means, start_of("cls", 16)) for means in (head_means, head_means.flip(1)))
+    assert (forwards - backwards).abs().max() > 0.01
+
+
+@pytest.mark.parametrize(("layers", "rows", "score"), [(1, "cls", 0.1), (1, "patches", 0.225), (2, "cls", 0.15)])
+def test_rollout_of_uniform_attention_by_hand(layers, rows, score):
+    uniform = torch.full((1, layers, 5, 5), 1 / 5)
+    torch.testing.assert_close(rollout(uniform, start_of(rows, 4)), torch.full((1, 4), score))
+
+
+def test_rollout_of_two_layers_by_hand():
+    first = torch.tensor([[1.0, 0, 0], [0, 0, 1], [0, 0, 1]])  # patch 1 looks at patch 2
+    second = torch.tensor([[0.0, 1, 0], [0, 1, 0], [0, 0, 1]])  # CLS looks at patch 1
+    found = rollout(torch.stack([first, second])[None], start_of("cls", 2))
+    torch.testing.assert_close(found, torch.tensor([[0.25, 0.25]]))
+
+
+@both_rows
+def test_rollout_hands_out_a_share_of_one(rows):
+    found = rollout(random_attention(6, 16), start_of(rows, 16))
+    assert found.min() >= 0
+    assert found.sum(-1).max() < 1, "the rest stays with CLS"
+    assert found.sum(-1).min() > 0.3
+
+
+@both_rows
+def test_rollout_of_a_pass_agrees_with_each_image_alone(tiny_vit, tiny_images, rows):
+    expected = []
+    for row in range(len(tiny_images)):
+        layers = [state.attention()[0].double().mean(0) for state in walk(tiny_vit, tiny_images.tensor([row]))]
+        expected.append(plain_rollout(torch.stack(layers), rows))
+    for size in (1, 5, 64):
+        found = one_pass(tiny_vit, tiny_images, {"rollout": Rollout(rows, 4)}, batch_size=size)["rollout"]
+        assert found.shape == (12, 16)
+        assert found.dtype == np.float32
+        np.testing.assert_allclose(found, expected, rtol=0, atol=1e-6)
+    assert np.ptp(expected, axis=0).min() > 1e-4, "images differ"

@@ -2,6 +2,7 @@
 
 import argparse
 import hashlib
+import os
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,12 +14,15 @@ from timm.models.vision_transformer import VisionTransformer
 
 from mae_helpers.checkpoints import (
     CheckpointError,
+    checkpoint_hashes,
     checkpoint_path,
+    file_hash,
     load_decoder,
     load_model,
     pick_device,
     random_model,
     read_weights,
+    settings_of,
     verify,
 )
 from mae_helpers.profiles import load_profile
@@ -133,6 +137,40 @@ def test_hash_is_checked_in_whole_or_by_its_beginning(tiny):
     verify(path, None)
 
 
+def test_file_hash_follows_a_changed_file(tmp_path):
+    path = tmp_path / "a.pth"
+    for number, content in enumerate([b"one", b"three", b"seven"]):
+        path.write_bytes(content)
+        os.utime(path, ns=(number, number))
+        for kind in ("sha256", "md5", "sha256"):
+            assert file_hash(path, kind) == hashlib.new(kind, content).hexdigest()
+
+
+def test_file_hash_is_not_taken_twice_of_the_same_file(tmp_path, monkeypatch):
+    path = tmp_path / "a.pth"
+    path.write_bytes(b"one")
+    first = file_hash(path)
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "open", lambda *_: pytest.fail("the file was read again"))
+        assert file_hash(path) == first
+
+
+def test_a_checkpoint_that_was_replaced_no_longer_passes(tiny):
+    path = Path(tiny.models["mae_pretrained"].checkpoint)
+    expected = f"sha256:{file_hash(path)}"
+    verify(path, expected)
+    path.write_bytes(path.read_bytes() + b"x")
+    with pytest.raises(CheckpointError, match="sha256 is"):
+        verify(path, expected)
+
+
+def test_hashes_of_a_profiles_checkpoints_by_model(tiny):
+    found = checkpoint_hashes(tiny)
+    assert set(found) == set(tiny.models)
+    for name, model in tiny.models.items():
+        assert found[name] == hashlib.sha256(Path(model.checkpoint).read_bytes()).hexdigest()
+
+
 @pytest.mark.parametrize("wrong", ["md5:000000", "sha256:ffffffff", "md5:"])
 def test_wrong_hash_is_an_error_before_anything_is_read(tiny, wrong):
     path = tiny.models["mae_pretrained"].checkpoint
@@ -191,6 +229,12 @@ def test_unknown_model_is_named_with_the_known_ones(tiny):
     assert "'mae_huge'" in message
     assert "mae_pretrained, mae_finetuned, vit_supervised" in message
     assert str(tiny.path) in message
+
+
+def test_settings_of_a_model(tiny):
+    assert settings_of(tiny, "vit_supervised") is tiny.models["vit_supervised"]
+    with pytest.raises(CheckpointError, match="no model 'mae_huge' among mae_pretrained"):
+        settings_of(tiny, "mae_huge")
 
 
 def test_bundled_names_point_into_the_package_and_others_are_files(tiny):

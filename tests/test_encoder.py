@@ -3,8 +3,19 @@
 import numpy as np
 import pytest
 import torch
+from conftest import make_vit
 
-from mae_helpers.encoder import PerImage, cls_token, embed, mean_patch, one_pass, patch_tokens, visible_patches, walk
+from mae_helpers.encoder import (
+    PerImage,
+    classify,
+    cls_token,
+    embed,
+    mean_patch,
+    one_pass,
+    patch_tokens,
+    visible_patches,
+    walk,
+)
 
 PATCHES = 16
 IDS = [f"image-{number}" for number in range(6)]
@@ -164,6 +175,25 @@ def test_one_pass_gathers_images_by_layers_in_order(tiny_vit, tiny_images):
         np.testing.assert_allclose(found["mean"][row], alone, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("layer", [1, 3, 4])
+def test_one_layer_alone_is_that_layer_of_all(tiny_vit, tiny_images, layer):
+    statistics = {"all": PerImage(mean_patch), "one": PerImage(mean_patch, only=layer)}
+    found = one_pass(tiny_vit, tiny_images, statistics, batch_size=5)
+    assert found["one"].shape == (12, 24)
+    assert np.array_equal(found["one"], found["all"][:, layer - 1])
+
+
+def test_one_layer_alone_is_measured_once_a_batch(tiny_vit, tiny_images):
+    measured = []
+
+    def measure(state):
+        measured.append(state.layer)
+        return mean_patch(state)
+
+    one_pass(tiny_vit, tiny_images, {"one": PerImage(measure, only=2)}, batch_size=5)
+    assert measured == [2, 2, 2]
+
+
 def test_one_pass_tells_every_statistic_every_layer_of_every_batch_once(tiny_vit, tiny_images):
     class Diary:
         def __init__(self):
@@ -211,3 +241,24 @@ def test_no_hook_is_left_behind_when_a_block_raises(tiny_vit, tiny_images, monke
     with pytest.raises(RuntimeError, match="block failed"):
         list(walk(tiny_vit, tiny_images.tensor([0])))
     assert hooks_on(tiny_vit) == 0
+
+
+@pytest.mark.parametrize("pool", ["avg", "token"])
+def test_classes_are_those_of_the_models_own_forward_pass(tiny_images, pool):
+    model = make_vit(1, global_pool=pool)
+    batch = tiny_images.tensor(range(12))
+    with torch.no_grad():
+        model.head.bias -= model(batch).mean(0)  # or one class would win every image
+        expected = model(batch).argmax(1)
+    *_, last = walk(model, batch)
+    assert torch.equal(classify(model, last), expected)
+    found = one_pass(model, tiny_images, {"class": PerImage(lambda state: classify(model, state), only=4)})["class"]
+    assert found.tolist() == expected.tolist()
+    assert len(set(found.tolist())) > 1, "the images are not all taken for the same"
+
+
+def test_a_model_without_a_classifier_gives_no_class(tiny_images):
+    model = make_vit(0, num_classes=0)
+    *_, last = walk(model, tiny_images.tensor([0]))
+    with pytest.raises(ValueError, match="this model has no classifier: use mae_finetuned or vit_supervised"):
+        classify(model, last)

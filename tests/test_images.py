@@ -1,5 +1,8 @@
 """Image sets: what is in them, in which order, at which size, and what happens where a file or folder is wrong."""
 
+import os
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -9,7 +12,7 @@ from torchvision.transforms import v2
 from mae_helpers import images as module
 from mae_helpers.demo.build_images import PER_CLASS, select
 from mae_helpers.demo.data import CLASSES, MEAN, STD
-from mae_helpers.images import ImageError, class_index, first_images, open_images, resize, second_images
+from mae_helpers.images import ImageError, class_index, fingerprint, first_images, open_images, resize, second_images
 from mae_helpers.profiles import Images, Input, load_profile
 
 WORDNET = {
@@ -303,3 +306,113 @@ def test_the_bundled_selection_is_the_first_fifty_of_each_class():
         index = found["index"][found["labels"] == label]
         assert index.tolist() == [row for row in range(1000) if labels[row] == label][:PER_CLASS]
     assert np.array_equal(found["images"], images[found["index"]])
+
+
+def darkened(pixels, name):
+    """Pixels times a factor that depends on the image's id: tiny/00 is black, tiny/11 almost as it was."""
+    return pixels * np.float32(int(name[-2:]) / 12)
+
+
+def counting(images):
+    """The same images, and a list of the rows that have been read."""
+    rows = []
+
+    def read(row):
+        rows.append(row)
+        return images.read(row)
+
+    return replace(images, read=read), rows
+
+
+def test_changed_pixels_are_passed_through_the_change_with_their_id(tiny_images):
+    found = tiny_images.changed(darkened)
+    for row in range(12):
+        assert np.array_equal(found.pixels(row), tiny_images.pixels(row) * np.float32(row / 12))
+    assert found.pixels(0).max() == 0
+    assert found.ids == tiny_images.ids
+    assert np.array_equal(found.pixels(5), tiny_images.pixels(5) * np.float32(5 / 12)), "a second look is the same"
+
+
+def test_a_change_comes_before_the_normalisation(tiny_images):
+    found = tiny_images.changed(darkened).tensor([6])[0]
+    mean, std = (torch.tensor(values).reshape(3, 1, 1) for values in (tiny_images.input.mean, tiny_images.input.std))
+    torch.testing.assert_close(found, (torch.from_numpy(tiny_images.pixels(6)).permute(2, 0, 1) / 2 - mean) / std)
+
+
+def test_a_change_leaves_the_set_it_came_from_alone(tiny_images):
+    before = tiny_images.tensor(range(12))
+    tiny_images.changed(darkened).tensor(range(12))
+    assert torch.equal(tiny_images.tensor(range(12)), before)
+
+
+@pytest.mark.parametrize("hold", [False, True])
+def test_images_taken_after_a_change_keep_theirs(tiny_images, hold):
+    whole = tiny_images.changed(darkened)
+    found = (whole.held() if hold else whole).take([7, 2, 11])
+    assert torch.equal(found.tensor(range(3)), whole.tensor([7, 2, 11]))
+    assert torch.equal(tiny_images.take([7, 2, 11]).changed(darkened).tensor(range(3)), found.tensor(range(3)))
+    assert torch.equal(found.subset(["dog"]).tensor([0]), whole.tensor([11]))
+
+
+@pytest.mark.parametrize("change", [None, darkened])
+def test_held_images_are_the_same_and_are_read_once(tiny_images, change):
+    images = tiny_images if change is None else tiny_images.changed(change)
+    counted, rows = counting(images)
+    held = counted.held()
+    assert rows == list(range(12))
+    for row in range(12):
+        assert np.array_equal(held.pixels(row), images.pixels(row))
+    assert torch.equal(held.tensor([3, 0, 3]), images.tensor([3, 0, 3]))
+    assert torch.equal(torch.cat([batch for _, batch in held.batches(5)]), images.tensor(range(12)))
+    assert rows == list(range(12)), "nothing is read again"
+
+
+def test_images_that_are_not_held_are_read_at_every_look(tiny_images):
+    counted, rows = counting(tiny_images)
+    counted.tensor([3, 0, 3])
+    assert rows == [3, 0, 3]
+
+
+def test_held_images_can_be_normalised_for_another_model(tiny_images):
+    mean, std = [0.1, 0.2, 0.3], [0.5, 0.6, 0.7]
+    expected = tiny_images.normalised_as(mean, std).tensor(range(12))
+    assert torch.equal(tiny_images.held().normalised_as(mean, std).tensor(range(12)), expected)
+
+
+def test_a_new_change_is_not_hidden_by_what_was_held(tiny_images):
+    assert torch.equal(tiny_images.held().changed(darkened).tensor([4]), tiny_images.changed(darkened).tensor([4]))
+
+
+def test_fingerprint_follows_a_folders_files(tmp_path):
+    images = Images("folders", write_folders(tmp_path))
+    file = tmp_path / "cat" / "1.png"
+    seen = [fingerprint(images)]
+    assert fingerprint(images) == seen[0]
+    (tmp_path / "cat" / "notes.txt").write_text("not an image")
+    assert fingerprint(images) == seen[0]
+    Image.fromarray(noise(20, 24, 3)).save(tmp_path / "dog" / "3.png")
+    seen.append(fingerprint(images))
+    os.utime(file, ns=(0, 0))
+    seen.append(fingerprint(images))
+    file.write_bytes(file.read_bytes() + b"more")
+    os.utime(file, ns=(0, 0))
+    seen.append(fingerprint(images))
+    file.rename(tmp_path / "cat" / "9.png")
+    seen.append(fingerprint(images))
+    (tmp_path / "cat" / "9.png").unlink()
+    seen.append(fingerprint(images))
+    assert len(set(seen)) == 6, "added, written again, another size, renamed, removed"
+
+
+def test_fingerprint_follows_the_profiles_choice(tmp_path):
+    folder = write_folders(tmp_path)
+    chosen = [Images("folders", folder), Images("folders", folder, ["cat"]), Images("folders", folder, count=2)]
+    assert len({fingerprint(images) for images in [*chosen, Images("digits"), Images("bundled")]}) == 5
+
+
+def test_fingerprint_follows_the_bundled_file(tmp_path, monkeypatch):
+    images = Images("bundled", None, list(CLASSES))
+    before = fingerprint(images)
+    monkeypatch.setattr(module, "DEMO_FILE", tmp_path / "other.npz")
+    (tmp_path / "other.npz").write_bytes(b"other images")
+    assert fingerprint(images) != before

@@ -1,7 +1,6 @@
 """Notebook sources are clean, and every one of them runs through papermill."""
 
 import json
-import shutil
 
 import nbformat
 import pandas as pd
@@ -144,11 +143,3 @@ def test_fingerprint_follows_cells_parameters_and_data(folder):
     changed = path.with_name("02_changed.ipynb")
     nbformat.write(notebook, changed)
     assert first != notebooks.fingerprint(changed, profile, {"x": 1}, "data")
-
-
-def test_data_fingerprint_follows_a_users_images(tiny_profile, tmp_path):
-    profile = load_profile(tiny_profile())
-    before = notebooks.data_fingerprint(profile)
-    image = next(iter(sorted((tmp_path).rglob("*.png"))))
-    shutil.copy(image, image.with_name("another.png"))
-    assert notebooks.data_fingerprint(profile) != before

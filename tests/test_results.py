@@ -1,15 +1,20 @@
 """The tables of a run: complete, in the published order, whole or not at all, with what made them."""
 
 import json
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
 import pytest
+import torch
 
 from mae_helpers import results
+from mae_helpers.chapter import Chapter
 from mae_helpers.profiles import ROOT, load_profile
 
 NAME = "masking_invariance"
+MADE_FROM = {"profile": "demo", "data": "0123456789abcdef"}
 
 
 def table(**more):
@@ -18,26 +23,26 @@ def table(**more):
 
 
 def test_a_table_is_written_in_the_published_order_and_read_back(tmp_path):
-    path = results.save_table(table(), NAME, tmp_path / "demo")
+    path = results.save_table(table(), NAME, tmp_path / "demo", MADE_FROM)
     assert path == tmp_path / "demo" / "masking_invariance.csv"
     assert path.read_text().splitlines()[0] == "model,image,mask,norm,cosine_to_mean"
     pd.testing.assert_frame_equal(results.read_table(NAME, tmp_path / "demo"), table()[results.COLUMNS[NAME]])
 
 
 def test_further_columns_come_last(tmp_path):
-    path = results.save_table(table(draw=7), NAME, tmp_path)
+    path = results.save_table(table(draw=7), NAME, tmp_path, MADE_FROM)
     assert path.read_text().splitlines()[0].endswith("cosine_to_mean,draw")
 
 
 def test_a_missing_column_is_named_and_nothing_is_written(tmp_path):
     with pytest.raises(ValueError, match=r"masking_invariance: the columns \['norm'\] are missing"):
-        results.save_table(table().drop(columns="norm"), NAME, tmp_path)
+        results.save_table(table().drop(columns="norm"), NAME, tmp_path, MADE_FROM)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_the_table_that_was_passed_in_is_not_changed(tmp_path):
     given = table()
-    results.save_table(given, NAME, tmp_path)
+    results.save_table(given, NAME, tmp_path, MADE_FROM)
     pd.testing.assert_frame_equal(given, table())
 
 
@@ -45,32 +50,138 @@ def test_every_published_table_has_distinct_columns():
     assert all(len(set(columns)) == len(columns) for columns in results.COLUMNS.values())
 
 
-def test_no_temporary_file_is_left(tmp_path):
-    results.write_whole(tmp_path / "new" / "a.txt", "text")
+@pytest.mark.parametrize("content", ["text, müde\n", b"\x00\xff\r\n"])
+def test_text_and_bytes_are_written_as_they_are_and_nothing_else(tmp_path, content):
+    results.write_whole(tmp_path / "new" / "a.txt", content)
+    expected = content.encode() if isinstance(content, str) else content
+    assert (tmp_path / "new" / "a.txt").read_bytes() == expected
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["a.txt"]
 
 
-def test_an_interrupted_write_leaves_the_old_file(tmp_path, monkeypatch):
-    path = tmp_path / "a.txt"
+@pytest.mark.parametrize("step", ["write_bytes", "replace"])
+@pytest.mark.parametrize("content", ["new and longer", b"new and longer"])
+def test_an_interrupted_write_leaves_the_old_file_and_no_other(tmp_path, monkeypatch, step, content):
+    path, write = tmp_path / "a.txt", Path.write_bytes
     results.write_whole(path, "old")
 
-    def interrupted(self, text):
-        with self.open("w") as file:
-            file.write(text[:3])
+    def interrupted(self, given):
+        if step == "write_bytes":
+            write(self, given[:3])
         raise OSError("no space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(Path, "write_text", interrupted)
+        patch.setattr(Path, step, interrupted)
         with pytest.raises(OSError, match="no space"):
-            results.write_whole(path, "new and longer")
+            results.write_whole(path, content)
     assert path.read_text() == "old"
-    results.write_whole(path, "new")
-    assert [file.name for file in tmp_path.iterdir()] == ["a.txt"]
+    assert list(tmp_path.iterdir()) == [path]
+    results.write_whole(path, content)
+    assert path.read_text() == "new and longer"
 
 
 def test_a_table_that_is_not_there_says_what_to_run(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"masking_invariance\.csv: not there yet; run the chapter"):
         results.read_table(NAME, tmp_path)
+
+
+def test_a_table_of_this_run_is_read(tmp_path):
+    results.save_table(table(), NAME, tmp_path, MADE_FROM)
+    expected = table()[results.COLUMNS[NAME]]
+    pd.testing.assert_frame_equal(results.read_table(NAME, tmp_path, dict(MADE_FROM)), expected)
+
+
+def test_what_a_table_was_made_from_lies_beside_it(tmp_path):
+    results.save_table(table(), NAME, tmp_path, MADE_FROM)
+    assert json.loads((tmp_path / "origins" / f"{NAME}.json").read_text()) == MADE_FROM
+    files = [path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file()]
+    assert sorted(files) == [f"{NAME}.csv", f"origins/{NAME}.json"]
+
+
+@pytest.mark.parametrize(
+    ("changed", "told"),
+    [
+        ({"profile": "paper"}, "made from another profile ('demo' instead of 'paper')"),
+        ({"data": "fedcba9876543210"}, "made from another data ('0123456789ab' instead of 'fedcba987654')"),
+    ],
+)
+def test_a_table_of_another_profile_or_other_data_is_refused_with_the_remedy(tmp_path, changed, told):
+    path = results.save_table(table(), NAME, tmp_path, MADE_FROM)
+    with pytest.raises(ValueError, match="instead of") as caught:
+        results.read_table(NAME, tmp_path, MADE_FROM | changed)
+    assert f"{path}: {told}" in str(caught.value)
+    assert "run the chapter that writes it again, or choose another results folder" in str(caught.value)
+
+
+def test_a_table_that_does_not_say_what_it_was_made_from_is_refused(tmp_path):
+    path = results.save_table(table(), NAME, tmp_path, MADE_FROM)
+    (tmp_path / "origins" / f"{NAME}.json").unlink()
+    with pytest.raises(ValueError, match="made from another profile") as caught:
+        results.read_table(NAME, tmp_path, MADE_FROM)
+    assert str(path) in str(caught.value)
+    assert len(results.read_table(NAME, tmp_path)) == 2
+
+
+def test_a_table_written_again_belongs_to_the_later_run(tmp_path):
+    later = MADE_FROM | {"data": "later"}
+    results.save_table(table(), NAME, tmp_path, MADE_FROM)
+    results.save_table(table(mask=[3, 4]), NAME, tmp_path, later)
+    assert results.read_table(NAME, tmp_path, later)["mask"].tolist() == [3, 4]
+    with pytest.raises(ValueError, match="another data"):
+        results.read_table(NAME, tmp_path, MADE_FROM)
+
+
+def opened(profile, folder):
+    return Chapter(profile, torch.device("cpu"), 0, folder)
+
+
+def test_a_chapter_reads_what_another_wrote_until_the_data_change(tiny_profile, tmp_path):
+    profile = load_profile(tiny_profile())
+    opened(profile, tmp_path / "tables").save(table(), NAME)
+    assert len(opened(profile, tmp_path / "tables").read(NAME)) == 2
+    with pytest.raises(ValueError, match="made from another profile"):
+        opened(replace(profile, name="other"), tmp_path / "tables").read(NAME)
+    shutil.copy(tmp_path / "images" / "cat" / "000.png", tmp_path / "images" / "cat" / "another.png")
+    with pytest.raises(ValueError, match=f"{NAME}.csv: made from another data"):
+        opened(profile, tmp_path / "tables").read(NAME)
+
+
+def test_origin_is_the_profile_and_its_data(tiny_profile):
+    profile = load_profile(tiny_profile())
+    assert results.origin(profile) == {"profile": "tiny", "data": results.data_fingerprint(profile)}
+    assert results.origin(profile) == results.origin(load_profile(profile.path))
+
+
+def test_data_fingerprint_follows_a_users_images(tiny_profile, tmp_path):
+    profile = load_profile(tiny_profile(second_images={"source": "flat", "folder": "images/dog"}))
+    found = [results.data_fingerprint(profile)]
+    for name in ("cat", "dog"):
+        image = next(iter(sorted((tmp_path / "images" / name).iterdir())))
+        shutil.copy(image, image.with_name("another.png"))
+        found.append(results.data_fingerprint(profile))
+    found.append(results.data_fingerprint(replace(profile, second_images=None)))
+    assert len(set(found)) == 4
+
+
+def test_data_fingerprint_follows_checkpoints(tiny_profile, tmp_path):
+    profile, found = load_profile(tiny_profile()), set()
+    for model in ("mae_pretrained", "vit_supervised"):
+        found.add(results.data_fingerprint(profile))
+        with (tmp_path / "weights" / f"{model}.safetensors").open("ab") as file:
+            file.write(b"x")
+    found.add(results.data_fingerprint(profile))
+    (tmp_path / "weights" / "mae_finetuned.safetensors").unlink()
+    found.add(results.data_fingerprint(profile))
+    assert len(found) == 4
+
+
+def test_data_fingerprint_follows_what_lies_beside_the_bundled_weights(monkeypatch, tmp_path):
+    profile = load_profile("demo")
+    monkeypatch.setattr(results, "WEIGHTS", tmp_path)
+    found = set()
+    for name, content in [("log.csv", "a"), ("log.csv", "b"), ("card.json", "a"), ("readme.txt", "a")]:
+        (tmp_path / name).write_text(content)
+        found.add(results.data_fingerprint(profile))
+    assert len(found) == 3
 
 
 def test_recording_a_run_merges_with_what_is_known(tmp_path):

@@ -1,13 +1,26 @@
-"""Cosines and norms across masks: by hand, against SciPy, and one mask at a time."""
+"""Cosines and norms across masks and perturbations, and accuracy: by hand, against SciPy, and one mask at a time."""
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from scipy.spatial.distance import pdist
+from scipy.stats import binom, bootstrap
 
 from mae_helpers.encoder import mean_patch, visible_patches, walk
 from mae_helpers.results import COLUMNS
-from mae_helpers.robustness import cosine, masked_embeddings, masking_table, pairwise_cosines, within_and_between
+from mae_helpers.robustness import (
+    accuracy_table,
+    alignment,
+    alignment_table,
+    cosine,
+    cosine_table,
+    masked_embeddings,
+    masking_table,
+    pairwise_cosines,
+    top1_percent,
+    within_and_between,
+)
 
 
 def test_cosine_by_hand():
@@ -54,6 +67,16 @@ def test_within_compares_masks_and_between_compares_images():
     assert means.to_dict() == pytest.approx({"within": 1, "between": 0})
 
 
+def test_cosine_table_by_hand():
+    within = np.linspace(0.8, 1, 21)
+    pairs = pd.DataFrame({"pair": ["within"] * 21 + ["between"] * 3, "cosine": [*within, -0.5, 0.1, 0.3]})
+    table = cosine_table(pairs).set_index("pair")
+    assert set(table.reset_index().columns) | {"model"} == set(COLUMNS["masking_cosines"])
+    assert table["pairs"].to_dict() == {"within": 21, "between": 3}
+    assert table["cosine_median"].to_dict() == pytest.approx({"within": 0.9, "between": 0.1})
+    assert table["cosine_p05"].to_dict() == pytest.approx({"within": 0.81, "between": -0.44})
+
+
 def test_masked_embeddings_agree_with_one_mask_at_a_time(tiny_vit, tiny_images):
     images = tiny_images.take([0, 5])
     found = masked_embeddings(tiny_vit, images, masks=3, ratio=0.75, seed=4)
@@ -70,3 +93,111 @@ def test_masked_embeddings_agree_with_one_mask_at_a_time(tiny_vit, tiny_images):
 def test_masked_embeddings_differ_between_masks(tiny_vit, tiny_images):
     found = torch.from_numpy(masked_embeddings(tiny_vit, tiny_images.take([0]), masks=3, ratio=0.75))
     assert torch.pdist(found[0]).min() > 1e-3
+
+
+def test_top1_by_hand():
+    assert top1_percent(np.array([True, True, False, True]))["top1_percent"] == 75
+    assert top1_percent([1, 0, 0, 0, 0])["top1_percent"] == pytest.approx(20)
+
+
+@pytest.mark.parametrize(("correct", "percent"), [(True, 100), (False, 0)])
+def test_top1_of_all_or_none_has_no_width(correct, percent):
+    found = top1_percent(np.full(7, correct))
+    assert found == {"top1_percent": percent, "top1_low": percent, "top1_high": percent}
+
+
+def test_top1_interval_agrees_with_scipy():
+    correct = np.random.default_rng(3).random(997) < 0.7
+    found = top1_percent(correct, seed=5)
+    settings = {"n_resamples": 2000, "method": "percentile", "confidence_level": 0.95}
+    expected = bootstrap((correct.astype(float),), np.mean, rng=5, **settings).confidence_interval
+    assert [found["top1_low"], found["top1_high"]] == pytest.approx([100 * expected.low, 100 * expected.high])
+    assert found != top1_percent(correct, seed=6)
+
+
+@pytest.mark.parametrize(("count", "hits"), [(50, 5), (200, 140), (500, 480)])
+def test_top1_interval_agrees_with_the_binomial_distribution(count, hits):
+    found = top1_percent(np.arange(count) < hits)
+    low, high = 100 * binom.ppf([0.025, 0.975], count, hits / count) / count
+    assert found["top1_low"] < found["top1_percent"] < found["top1_high"]
+    step = 100 / count
+    assert found["top1_low"] == pytest.approx(low, abs=1.5 * step)
+    assert found["top1_high"] == pytest.approx(high, abs=1.5 * step)
+
+
+def test_accuracy_table_by_hand():
+    predictions = {
+        "mae": {"clean": np.float32([0, 1, 2, 2]), ("fog", 1): np.float32([0, 0, 0, 2])},
+        "sup": {"clean": np.float32([0, 1, 1, 2]), ("fog", 1): np.float32([1, 0, 0, 1])},
+    }
+    table = accuracy_table(predictions, np.array([0, 1, 1, 2]))
+    assert list(table.columns) == ["model", "level", "images", "top1_percent", "top1_low", "top1_high"]
+    assert table["model"].tolist() == ["mae", "mae", "sup", "sup"]
+    assert table["level"].tolist() == ["clean", ("fog", 1)] * 2
+    assert table["images"].tolist() == [4] * 4
+    assert table["top1_percent"].tolist() == [75, 50, 100, 0]
+    assert (table["top1_low"] <= table["top1_percent"]).all()
+    assert (table["top1_percent"] <= table["top1_high"]).all()
+    assert table["top1_low"].tolist()[2:] == table["top1_high"].tolist()[2:] == [100, 0]
+
+
+def test_accuracy_without_labels_is_an_error():
+    with pytest.raises(ValueError, match="accuracy needs labels"):
+        accuracy_table({"mae": {"clean": np.array([0, 1])}}, np.array([0, -1]))
+
+
+EMBEDDINGS = {
+    "mae": {"clean": np.array([[1.0, 0], [3, 4]]), 10: np.array([[0.0, 2], [6, 8]])},
+    "sup": {"clean": np.array([[0.0, 1], [2, 0]]), 10: np.array([[3.0, 4], [1, 1]])},
+}
+PREDICTIONS = {
+    "mae": {"clean": np.array([0, 1]), 10: np.array([1, 1])},
+    "sup": {"clean": np.array([2, 2]), 10: np.array([0, 1])},
+}
+LABELS = np.array([0, 1])
+
+
+def test_alignment_by_hand():
+    table = alignment(EMBEDDINGS, PREDICTIONS, LABELS)
+    assert {"model", "level", "image", "cosine", "norm_difference", "correct"} <= set(table.columns)
+    assert table["model"].tolist() == ["mae"] * 4 + ["sup"] * 4
+    assert table["level"].tolist() == ["clean", "clean", 10, 10] * 2
+    assert table["image"].tolist() == [0, 1] * 4
+    assert table["cosine"].tolist() == pytest.approx([1, 1, 0, 1, 1, 1, 0.8, 0.5**0.5])
+    assert table["norm_difference"].tolist() == pytest.approx([0, 0, 1, 5, 0, 0, 4, 2 - 2**0.5])
+    assert table["relative_norm_difference"].tolist() == pytest.approx([0, 0, 1, 1, 0, 0, 4, 1 - 0.5**0.5])
+    assert table["correct"].tolist() == [True, True, False, True, False, False, True, True]
+
+
+def test_alignment_table_by_hand():
+    table = alignment_table(alignment(EMBEDDINGS, PREDICTIONS, LABELS))
+    assert set(COLUMNS["table3_cosine"]) <= set(table.columns) | {"perturbation"}
+    assert table["model"].tolist() == ["mae", "mae", "sup", "sup"]
+    assert table["level"].tolist() == ["clean", 10, "clean", 10]
+    assert table["images"].tolist() == [2] * 4
+    mixed = (0.8 + 0.5**0.5) / 2
+    assert table["mean_cosine"].tolist() == pytest.approx([1, 0.5, 1, mixed])
+    assert table["cosine_correct"].tolist() == pytest.approx([1, 1, np.nan, mixed], nan_ok=True)
+    assert table["cosine_wrong"].tolist() == pytest.approx([np.nan, 0, 1, np.nan], nan_ok=True)
+    assert table["norm_difference"].tolist() == pytest.approx([0, 3, 0, 3 - 0.5**0.5])
+    assert table["relative_norm_difference"].tolist() == pytest.approx([0, 1, 0, 2.5 - 0.5**1.5])
+
+
+def test_alignment_compares_with_the_level_that_is_named():
+    turned = alignment(EMBEDDINGS, PREDICTIONS, LABELS, clean=10)
+    assert turned["cosine"].tolist() == pytest.approx([0, 1, 1, 1, 0.8, 0.5**0.5, 1, 1])
+
+
+def test_alignment_is_the_weighted_mean_of_correct_and_wrong():
+    generator = np.random.default_rng(4)
+    embeddings = {"mae": {level: generator.normal(size=(30, 5)) for level in ("clean", "I")}}
+    predictions = {"mae": {level: generator.integers(0, 2, 30) for level in ("clean", "I")}}
+    labels = generator.integers(0, 2, 30)
+    row = alignment_table(alignment(embeddings, predictions, labels)).iloc[1]
+    share = np.mean(predictions["mae"]["I"] == labels)
+    assert row["mean_cosine"] == pytest.approx(share * row["cosine_correct"] + (1 - share) * row["cosine_wrong"])
+
+
+def test_alignment_with_an_embedding_of_zeros_is_an_error():
+    with pytest.raises(ValueError, match="zero vector"):
+        alignment({"mae": {"clean": np.ones((2, 3)), 10: np.zeros((2, 3))}}, PREDICTIONS, LABELS)

@@ -1,8 +1,11 @@
 """The run command: bad input is refused before anything runs, with one clear line and a status other than 0."""
 
+import json
+
 import pytest
 
-from mae_helpers import checkpoints, images, notebooks, run
+from mae_helpers import checkpoints, images, notebooks, results, run
+from mae_helpers.profiles import load_profile
 
 
 @pytest.fixture
@@ -79,6 +82,22 @@ def test_failed_chapter_stops_the_book_but_not_the_others(monkeypatch, tmp_path,
     assert ran == [path.stem for path in notebooks.find([])]
     assert "02_attention_distance: ValueError: made up" in error
     assert "no book was built" in error
+
+
+def test_other_data_give_every_chapter_another_fingerprint(monkeypatch, tmp_path):
+    demo, marks = load_profile("demo"), {"one": {}, "two": {}}
+    monkeypatch.setattr(run, "check_inputs", lambda *_: None)
+    for data, found in marks.items():
+        monkeypatch.setattr(results, "data_fingerprint", lambda _, data=data: data)
+        monkeypatch.setattr(
+            notebooks,
+            "execute",
+            lambda source, target, parameters, mark, _, found=found: found.update({source.stem: mark["fingerprint"]}),
+        )
+        assert run.run(demo, [], {}, "cpu", tmp_path, str(tmp_path / "results"))
+        assert json.loads((tmp_path / "results" / "demo" / "run.json").read_text())["data"] == data
+    assert list(marks["one"]) == list(marks["two"]) == [path.stem for path in notebooks.find([])]
+    assert not set(marks["one"].values()) & set(marks["two"].values())
 
 
 def test_second_run_redoes_nothing(tiny_run, monkeypatch, capsys):

@@ -1,27 +1,13 @@
-"""Every plot of the book: tidy data in, axes out, nothing computed beyond what seaborn summarises."""
+"""Figures of Section IV-A: t-SNE, separation, attention distance, principal angles, masking invariance."""
 
-from collections.abc import Sequence
-
-import matplotlib as mpl
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-MODEL_NAMES = {
-    "mae_pretrained": "MAE, pretrained",
-    "mae_finetuned": "MAE, fine-tuned",
-    "vit_supervised": "ViT, supervised",
-    "random": "random weights",
-}
-MODEL_COLOURS = {
-    "mae_pretrained": "#0072B2",
-    "mae_finetuned": "#56B4E9",
-    "vit_supervised": "#D55E00",
-    "random": "#7F7F7F",
-}
+from mae_helpers.figures.style import CLASS_COLOURS, MODEL_COLOURS, MODEL_NAMES, layer_axis, panels
+
 CONTROL_NAMES = {
     "between_classes": "between classes",
     "shuffled_labels": "classes with shuffled labels",
@@ -29,36 +15,6 @@ CONTROL_NAMES = {
 }
 CONTROL_COLOURS = {"between_classes": "#0072B2", "shuffled_labels": "#E69F00", "split_half": "#009E73"}
 TOKEN_NAMES = {"cls": "CLS token", "mean_patch": "mean patch token", "patch": "patch tokens"}
-CLASS_COLOURS = sns.color_palette("colorblind", 10)
-
-
-def use_style() -> None:
-    """White, opaque, sober figures that also read on a dark page."""
-    sns.set_theme(context="notebook", style="whitegrid", palette="colorblind")
-    mpl.rcParams.update(
-        {
-            "figure.facecolor": "white",
-            "savefig.facecolor": "white",
-            "figure.dpi": 110,
-            "figure.constrained_layout.use": True,
-            "axes.spines.top": False,
-            "axes.spines.right": False,
-            "axes.titlesize": "medium",
-            "axes.labelsize": "medium",
-            "legend.frameon": False,
-            "svg.hashsalt": "mae-helpers",
-            "grid.color": "#E5E5E5",
-        }
-    )
-
-
-def panels(count: int, columns: int, size: float = 2.4, **options: object) -> tuple[Figure, list[Axes]]:
-    """A figure with `count` panels in rows of `columns`, and its axes in reading order."""
-    rows = -(-count // columns)
-    figure, axes = plt.subplots(rows, columns, figsize=(size * columns, size * rows), squeeze=False, **options)
-    for ax in axes.flat[count:]:
-        ax.set_visible(False)
-    return figure, list(axes.flat[:count])
 
 
 def tsne_panel(points: pd.DataFrame, ax: Axes, size: float = 14) -> Axes:
@@ -82,19 +38,6 @@ def tsne_by_layer(table: pd.DataFrame, size: float = 14) -> Figure:
         ax.get_legend().remove()
     figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), markerscale=2)
     return figure
-
-
-def layer_axis(ax: Axes, layers: int) -> Axes:
-    """Mark the layers 1, 2, ... on the x axis."""
-    ax.set(xlabel="layer", xticks=range(1, layers + 1), xlim=(0.5, layers + 0.5))
-    ax.tick_params(axis="x", labelsize="small")
-    return ax
-
-
-def outer_labels(axes: Sequence[Axes]) -> None:
-    """Keep axis labels on the left and lower edge of a figure whose panels share their axes."""
-    for ax in axes:
-        ax.label_outer()
 
 
 def layer_curves(table: pd.DataFrame, y: str, label: str, ax: Axes, chance: float | None = None) -> Axes:
@@ -177,33 +120,4 @@ def norm_ranges(table: pd.DataFrame, ax: Axes, title: str) -> Axes:
     sns.boxplot(table, x="image", y="norm", order=order, color="#56B4E9", width=0.6, fliersize=2, linewidth=1, ax=ax)
     ax.set(title=title, xlabel="image (sorted by median norm)", ylabel="norm of the mean patch embedding")
     ax.set_xticks(range(len(order)), range(1, len(order) + 1) if len(order) <= 20 else [""] * len(order))
-    return ax
-
-
-def image_grid(rows: Sequence[Sequence[np.ndarray]], titles: Sequence[str]) -> Figure:
-    """Rows of images (H, W, 3) in [0, 1], one column a title."""
-    figure, axes = panels(len(rows) * len(titles), len(titles), 1.5)
-    for ax, image in zip(axes, [image for row in rows for image in row], strict=True):
-        ax.imshow(np.clip(image, 0, 1), interpolation="nearest")
-        ax.set_axis_off()
-    for ax, title in zip(axes, titles, strict=False):
-        ax.set_title(title)
-    return figure
-
-
-def training_curve(table: pd.DataFrame, y: str, label: str, ax: Axes) -> Axes:
-    """A column of a training history against epochs."""
-    ax.plot(table["epoch"], table[y], marker="o", ms=4)
-    ax.set(xlabel="epochs", ylabel=label)
-    ax.set_xlim(left=0)
-    return ax
-
-
-def class_bars(table: pd.DataFrame, ax: Axes) -> Axes:
-    """Accuracy by class, a bar a model."""
-    named = table.assign(model=table["model"].map(MODEL_NAMES))
-    colours = {MODEL_NAMES[model]: MODEL_COLOURS[model] for model in table["model"].unique()}
-    sns.barplot(named, y="class", x="top1_percent", hue="model", palette=colours, ax=ax)
-    ax.set(xlabel="test accuracy (%)", ylabel="", xlim=(0, 100))
-    sns.move_legend(ax, "lower center", bbox_to_anchor=(0.5, 1), ncols=2, title=None)
     return ax

@@ -1,0 +1,62 @@
+"""What a rule returns, and what several rules read alike from a run's tables."""
+
+from dataclasses import dataclass
+
+import pandas as pd
+from scipy.stats import spearmanr
+
+
+class NotTestedError(Exception):
+    """This run has not what a rule needs: the message says what is missing."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What a run's tables show: in words, whether the claim holds fully, or partly; the difference from the paper."""
+
+    here: str
+    full: bool
+    partly: bool
+    difference: str = ""
+    note: str = ""
+
+
+def select(table: pd.DataFrame, model: str = "mae_finetuned", **columns: object) -> pd.DataFrame:
+    """The rows with these values; NotTestedError where there are none."""
+    for name, value in {"model": model, **columns}.items():
+        table = table[table[name] == value]
+        if table.empty:
+            raise NotTestedError(f"this run has no {name} {value!r}")
+    return table
+
+
+def rank_correlation(values: pd.Series) -> float:
+    """The rank correlation of values with their index."""
+    return float(spearmanr(values.index, values).statistic)
+
+
+def thirds(table: pd.DataFrame, column: str) -> tuple[float, float, float]:
+    """Means of a column over the first, middle and last third of the layers."""
+    edges = table["layer"].max() / 3
+    return tuple(map(float, table.groupby((table["layer"] - 1) // edges)[column].mean()))
+
+
+def needed(values: pd.Series, *labels: object) -> pd.Series:
+    """The values as they are; NotTestedError where one of the labels is not among their levels."""
+    missing = [str(label) for label in labels if label not in values.index]
+    if missing:
+        raise NotTestedError(f"this run has no level {', '.join(missing)}")
+    return values
+
+
+def kept_shares(table: pd.DataFrame, level: str, model: str = "mae_finetuned") -> pd.Series:
+    """Accuracy by level as a share of the clean one, which is the first level."""
+    values = select(table, model).set_index(level)["top1_percent"]
+    return values / values.iloc[0]
+
+
+def steps(values: pd.Series, knee: int = 60) -> tuple[float, float]:
+    """Mean change a step of 10 up to `knee`, and beyond it; `values` are indexed by percent."""
+    needed(values, 0, knee)
+    before, after = (values[knee] - values[0]) / knee, (values.iloc[-1] - values[knee]) / (values.index[-1] - knee)
+    return 10 * float(before), 10 * float(after)

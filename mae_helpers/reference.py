@@ -1,0 +1,55 @@
+"""The paper's published numbers, as data, and a run's numbers beside them."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+from pandas.io.formats.style import Styler
+
+PUBLISHED = Path(__file__).parent / "published"
+
+
+def published(name: str) -> pd.DataFrame:
+    """A published table: table1_blur, table2_imagenet_c, table3_cosine, fig5_occlusion, or one of `released_*`."""
+    path = PUBLISHED / f"{name}.csv"
+    if not path.exists():
+        known = ", ".join(sorted(file.stem for file in PUBLISHED.glob("*.csv")))
+        raise ValueError(f"no published table {name!r}; there are {known}")
+    return pd.read_csv(path)
+
+
+def compare(here: pd.DataFrame, name: str, keys: Sequence[str], values: Sequence[str]) -> pd.DataFrame:
+    """A run's rows with the published ones of the same `keys`: for each of `values` v also v_paper and v_difference.
+
+    Rows that the paper lacks stay, with missing values. Levels are compared as text: `10` is `10`, `I` is `I`.
+    """
+    paper = published(name)[[*keys, *values]].astype(dict.fromkeys(keys, str))
+    both = here.astype(dict.fromkeys(keys, str)).merge(paper, on=list(keys), how="left", suffixes=("", "_paper"))
+    for value in values:
+        both[f"{value}_difference"] = both[value] - both[f"{value}_paper"]
+    return both
+
+
+def show(
+    table: pd.DataFrame, formats: dict[str, str], same_data: bool, headings: dict[str, str] | None = None
+) -> Styler:
+    """A table for a page: columns named in words, published values in grey unless this run uses the `same_data`.
+
+    `formats` chooses and orders the columns; those that end in `_paper` or `_difference` follow their value.
+    """
+    columns = [
+        column
+        for name in formats
+        for column in (name, f"{name}_paper", f"{name}_difference")
+        if column in table and not (column.endswith("_difference") and not same_data)
+    ]
+    ends = {"_paper": " (paper)", "_difference": " (difference)"}
+    words, grey, styles = {}, [], {}
+    for column in columns:
+        end = next((end for end in ends if column.endswith(end)), "")
+        stem = column.removesuffix(end)
+        words[column] = (headings or {}).get(stem, stem.replace("_", " ")) + ends.get(end, "")
+        styles[words[column]] = formats[stem].replace("{:", "{:+") if end == "_difference" else formats[stem]
+        grey += [words[column]] if end == "_paper" and not same_data else []
+    styler = table[columns].rename(columns=words).style.hide(axis="index").format(styles, na_rep="")
+    return styler.set_properties(subset=grey, **{"color": "#767676"}) if grey else styler

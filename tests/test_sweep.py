@@ -1,0 +1,438 @@
+"""Cells: equal to a direct forward pass, computed once in any order, and computed again where a file is damaged."""
+
+import re
+import shutil
+import warnings
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import timm
+import torch
+from conftest import make_vit
+from safetensors.torch import save_file
+
+from mae_helpers import perturbations, sweep
+from mae_helpers.chapter import Chapter
+from mae_helpers.checkpoints import CheckpointError, load_model
+from mae_helpers.corruptions import Corruption
+from mae_helpers.perturbations import Clean, GaussianBlur, Occlusion, blur_levels, occlusion_levels
+from mae_helpers.profiles import load_profile
+from mae_helpers.robustness import cosine
+
+BLUR = GaussianBlur(5, 1.0)
+MEASURES = ("prediction", "embedding", "heads")
+ROLLOUTS = ("cls_rollout", "patch_rollout")
+
+
+def subject(name, seed, images, **arguments):
+    vit = make_vit(seed, **arguments)
+    return sweep.Subject(name, lambda: vit, images, f"{name} {seed}")
+
+
+@pytest.fixture
+def mae(tiny_images):
+    return subject("mae", 1, tiny_images, global_pool="avg")
+
+
+@pytest.fixture
+def pair(mae, tiny_images):
+    """Two models, the second with a normalisation of its own."""
+    return [mae, subject("sup", 2, tiny_images.normalised_as([0.5] * 3, [0.5] * 3), global_pool="token")]
+
+
+def normalised(images, pixels):
+    """Pixels (B, H, W, 3) as a model takes them."""
+    scaled = (pixels - np.float32(images.input.mean)) / np.float32(images.input.std)
+    return torch.from_numpy(scaled.transpose(0, 3, 1, 2).copy())
+
+
+def pixels_of(images):
+    return np.stack([images.pixels(row) for row in range(len(images))])
+
+
+@torch.no_grad()
+def by_hand(vit, batch):
+    """All measures of a batch, written out: attention from Q and K, head outputs from V, rollout as a whole matrix."""
+    tokens = vit._pos_embed(vit.patch_embed(batch))
+    heads, joint = [], torch.eye(tokens.shape[1])
+    for block in vit.blocks:
+        qkv = block.attn.qkv(block.norm1(tokens)).unflatten(-1, (3, block.attn.num_heads, -1))
+        query, key, value = (part.transpose(1, 2) for part in qkv.unbind(2))
+        attention = torch.softmax(query @ key.transpose(-2, -1) / query.shape[-1] ** 0.5, dim=-1)
+        heads.append((attention @ value)[:, :, 1:].mean(2))
+        joint = (attention.mean(1) + torch.eye(tokens.shape[1])) / 2 @ joint
+        tokens = block(tokens)
+    return {
+        "prediction": vit(batch).argmax(1).numpy(),
+        "embedding": tokens[:, 1:].mean(1).numpy(),
+        "heads": torch.stack(heads, 1).numpy(),
+        "cls_rollout": joint[:, 0, 1:].numpy(),
+        "patch_rollout": joint[:, 1:, 1:].mean(1).numpy(),
+    }
+
+
+def same(first, second):
+    """Whether two nested mappings hold the same arrays, to the bit."""
+    assert set(first) == set(second)
+    return all(
+        same(first[key], second[key]) if isinstance(first[key], dict) else np.array_equal(first[key], second[key])
+        for key in first
+    )
+
+
+def forbid_computing(monkeypatch):
+    monkeypatch.setattr(sweep, "one_pass", lambda *_, **__: pytest.fail("a cell was computed again"))
+
+
+@pytest.mark.parametrize("measure", MEASURES + ROLLOUTS)
+def test_clean_cells_equal_a_direct_forward_pass(pair, tmp_path, measure):
+    found = sweep.sweep(pair, {"clean": Clean()}, measure, tmp_path)
+    for one in pair:
+        expected = by_hand(one.open(), normalised(one.images, pixels_of(one.images)))[measure]
+        assert found[one.name]["clean"].shape == expected.shape
+        np.testing.assert_allclose(found[one.name]["clean"], expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("measure", MEASURES)
+def test_blurred_cells_equal_a_direct_forward_pass_of_blurred_pixels(pair, tmp_path, measure):
+    found = sweep.sweep(pair, blur_levels(["I"]), measure, tmp_path)
+    blurred = np.stack([perturbations.blur(image, 5, 1.0) for image in pixels_of(pair[0].images)])
+    for one in pair:
+        expected = by_hand(one.open(), normalised(one.images, blurred))[measure]
+        np.testing.assert_allclose(found[one.name]["I"], expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("ranking", ROLLOUTS)
+def test_occlusion_masks_each_models_own_highest_patches(pair, tmp_path, ranking):
+    found = sweep.sweep(pair, {25: Occlusion(25, ranking)}, "embedding", tmp_path)
+    masks = []
+    for one in pair:
+        batch = normalised(one.images, pixels_of(one.images))
+        scores = by_hand(one.open(), batch)[ranking]
+        masks.append([set(np.argsort(-image)[:4]) for image in scores])
+        for image, mask in zip(batch, masks[-1], strict=True):
+            for row, column in (divmod(patch, 4) for patch in mask):
+                image[:, 8 * row : 8 * row + 8, 8 * column : 8 * column + 8] = 0
+        expected = by_hand(one.open(), batch)["embedding"]
+        np.testing.assert_allclose(found[one.name][25], expected, rtol=1e-5, atol=1e-5)
+    assert all(first != second for first, second in zip(*masks, strict=True))
+
+
+@pytest.mark.parametrize("nothing", [Clean(), Occlusion(0), Occlusion(0, "patch_rollout"), Occlusion(0, "random")])
+def test_cosine_with_the_clean_embedding_is_one_where_nothing_is_done(pair, tmp_path, nothing):
+    clean = sweep.sweep(pair, {"clean": Clean()}, "embedding", tmp_path / "a")
+    found = sweep.sweep(pair, {0: nothing}, "embedding", tmp_path / "b")
+    for one in pair:
+        np.testing.assert_allclose(cosine(clean[one.name]["clean"], found[one.name][0]), 1, atol=1e-6)
+
+
+def test_no_occlusion_is_the_clean_cell(mae, tmp_path):
+    levels = occlusion_levels("cls_rollout", [0, 50])
+    found = sweep.sweep([mae], levels, "embedding", tmp_path)["mae"]
+    assert list(found) == [0, 50]
+    assert np.array_equal(found[0], sweep.cells([mae], Clean(), ["embedding"], tmp_path)["mae"]["embedding"])
+    assert not np.allclose(found[0], found[50])
+
+
+def test_models_and_levels_come_back_in_the_order_asked_for(pair, tmp_path):
+    levels = blur_levels(["I", "X"])
+    sweep.sweep(pair[1:], levels, "prediction", tmp_path)
+    found = sweep.sweep(pair, dict(reversed(levels.items())), "prediction", tmp_path)
+    assert list(found) == ["mae", "sup"]
+    assert [list(cells) for cells in found.values()] == [["X", "I", "clean"]] * 2
+
+
+def test_results_do_not_depend_on_the_order_of_asking(pair, tmp_path):
+    levels = blur_levels(["I", "X"]) | {"half": Occlusion(50)}
+    together = {measure: sweep.sweep(pair, levels, measure, tmp_path / "together") for measure in MEASURES}
+    backwards = dict(reversed(levels.items()))
+    for measure in reversed(MEASURES):
+        for one in reversed(pair):
+            alone = sweep.sweep([one], backwards, measure, tmp_path / "alone")
+            assert same(alone, {one.name: together[measure][one.name]})
+
+
+def test_reading_again_gives_the_same_bits_and_computes_nothing(pair, tmp_path, monkeypatch):
+    levels = blur_levels(["I"]) | {"half": Occlusion(50)}
+    first = {measure: sweep.sweep(pair, levels, measure, tmp_path) for measure in MEASURES}
+    forbid_computing(monkeypatch)
+    again = {measure: sweep.sweep(pair, levels, measure, tmp_path) for measure in MEASURES}
+    assert same(first, again)
+
+
+def test_a_further_model_is_computed_without_the_first(pair, tmp_path, monkeypatch):
+    sweep.cells(pair[:1], BLUR, MEASURES, tmp_path)
+    first = replace(pair[0], open=lambda: pytest.fail("a model was opened for nothing"))
+    assert set(sweep.cells([first, pair[1]], BLUR, MEASURES, tmp_path)) == {"mae", "sup"}
+
+
+def test_chunks_change_nothing(pair, tmp_path, monkeypatch):
+    levels = blur_levels(["I"]) | {"half": Occlusion(50)}
+    whole = {measure: sweep.sweep(pair, levels, measure, tmp_path / "whole") for measure in MEASURES}
+    monkeypatch.setattr(sweep, "CHUNK", 5)
+    parts = {measure: sweep.sweep(pair, levels, measure, tmp_path / "parts") for measure in MEASURES}
+    for measure in MEASURES:
+        for one in pair:
+            for level in levels:
+                expected = whole[measure][one.name][level]
+                np.testing.assert_allclose(parts[measure][one.name][level], expected, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("chunk", [256, 5])
+def test_models_share_the_perturbed_pixels(pair, tmp_path, monkeypatch, chunk):
+    calls = []
+
+    def counting(pixels, *_):
+        calls.append(pixels)
+        return pixels
+
+    monkeypatch.setattr(perturbations, "blur", counting)
+    monkeypatch.setattr(sweep, "CHUNK", chunk)
+    sweep.cells(pair, BLUR, ["prediction"], tmp_path)
+    assert len(calls) == len(pair[0].images)
+
+
+def shortened(path, _):
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def halved(path, _):
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def emptied(path, _):
+    path.write_bytes(b"")
+
+
+def foreign(path, other):
+    path.write_bytes(other.read_bytes())
+
+
+def random_bytes(path, _):
+    path.write_bytes(np.random.default_rng(3).bytes(5000))
+
+
+def one_byte_off(path, _):
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 0xFF
+    path.write_bytes(content)
+
+
+def without_a_measure(path, _):
+    with np.load(path) as file:
+        np.savez(path, key=file["key"], prediction=file["prediction"])
+
+
+@pytest.mark.parametrize("damage", [shortened, halved, emptied, foreign, random_bytes, one_byte_off, without_a_measure])
+def test_a_damaged_cell_is_named_and_computed_again(pair, tmp_path, monkeypatch, damage):
+    before = sweep.cells(pair, BLUR, MEASURES, tmp_path)
+    broken, whole = (sweep.cell_path(tmp_path, one, BLUR) for one in pair)
+    damage(broken, whole)
+    with pytest.warns(UserWarning, match=f"{re.escape(str(broken))}: not a whole cell") as caught:
+        after = sweep.cells(pair, BLUR, MEASURES, tmp_path)
+    assert [warning.category for warning in caught].count(UserWarning) == 1
+    assert same(before, after)
+    forbid_computing(monkeypatch)
+    with warnings.catch_warnings(action="error"):
+        assert same(before, sweep.cells(pair, BLUR, MEASURES, tmp_path))
+
+
+def test_a_cell_of_another_perturbation_is_refused(mae, tmp_path):
+    before = sweep.cells([mae], BLUR, MEASURES, tmp_path)
+    sweep.cells([mae], Clean(), MEASURES, tmp_path)
+    foreign(sweep.cell_path(tmp_path, mae, BLUR), sweep.cell_path(tmp_path, mae, Clean()))
+    with pytest.warns(UserWarning, match="belongs to another cell"):
+        assert same(before, sweep.cells([mae], BLUR, MEASURES, tmp_path))
+
+
+class Trap:
+    """Something whose unpickling leaves a file behind."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return Path.touch, (self.path,)
+
+
+def test_a_pickled_array_is_refused_and_not_executed(mae, tmp_path):
+    before = sweep.cells([mae], BLUR, MEASURES, tmp_path)
+    path, sprung = sweep.cell_path(tmp_path, mae, BLUR), tmp_path / "sprung"
+    trap = np.array([Trap(sprung)], dtype=object)
+    np.savez(path, key=np.array(sweep.cell_key(mae, BLUR)), **before["mae"] | {"heads": trap})
+    with pytest.warns(UserWarning, match=re.escape(str(path))):
+        after = sweep.cells([mae], BLUR, MEASURES, tmp_path)
+    assert not sprung.exists()
+    assert same(before, after)
+
+
+def test_nothing_but_cells_is_left_behind(pair, tmp_path):
+    sweep.sweep(pair, occlusion_levels("cls_rollout", [50]), "prediction", tmp_path)
+    files = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert sorted(path.parent.name for path in files) == ["mae", "mae", "sup", "sup"]
+    assert {path.suffix for path in files} == {".npz"}
+
+
+@pytest.mark.parametrize("step", ["replace", "write_bytes"])
+def test_a_failed_write_leaves_nothing_and_the_next_call_succeeds(mae, tmp_path, monkeypatch, step):
+    write = Path.write_bytes
+
+    def fails(self, given):
+        if step == "write_bytes":
+            write(self, given[:100])
+        raise OSError("no space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, step, fails)
+        with pytest.raises(OSError, match="no space"):
+            sweep.cells([mae], BLUR, MEASURES, tmp_path)
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert set(sweep.cells([mae], BLUR, MEASURES, tmp_path)["mae"]) == set(MEASURES)
+
+
+def test_every_model_image_and_setting_has_a_key_of_its_own(mae):
+    images = mae.images
+    settings = [Clean(), BLUR, GaussianBlur(5, 2.0), GaussianBlur(7, 1.0)]
+    settings += [Occlusion(10), Occlusion(20), Occlusion(10, seed=1), Occlusion(10, fill="black")]
+    settings += [Occlusion(10, ranking) for ranking in ("patch_rollout", "random")]
+    settings += [Corruption("fog", 1), Corruption("fog", 2), Corruption("snow", 1), Corruption("fog", 1, seed=1)]
+    subjects = [
+        mae,
+        replace(mae, identity="another checkpoint"),
+        replace(mae, images=images.take(range(11))),
+        replace(mae, images=images.take(reversed(range(12)))),
+        replace(mae, images=replace(images, ids=[f"{name}x" for name in images.ids])),
+        replace(mae, images=images.normalised_as([0.5, 0.4, 0.3], [0.3, 0.25, 0.25])),
+        replace(mae, images=images.normalised_as([0.5, 0.4, 0.4], [0.3, 0.25, 0.2])),
+        replace(mae, images=replace(images, input=replace(images.input, resize="crop"))),
+    ]
+    keys = [sweep.cell_key(one, setting) for one in subjects for setting in settings]
+    assert len(set(keys)) == len(subjects) * len(settings)
+
+
+def test_equal_settings_have_the_same_key_and_path(mae, tmp_path):
+    twin = replace(mae, images=mae.images.take(range(12)))
+    assert sweep.cell_path(tmp_path, mae, Occlusion(10)) == sweep.cell_path(tmp_path, twin, Occlusion(10))
+    assert sweep.cell_key(mae, Corruption("fog", 3)) == sweep.cell_key(twin, Corruption("fog", 3, 0))
+
+
+def test_another_code_version_computes_anew(mae, tmp_path, monkeypatch):
+    before = sweep.cells([mae], BLUR, MEASURES, tmp_path)
+    path, key = sweep.cell_path(tmp_path, mae, BLUR), sweep.cell_key(mae, BLUR)
+    monkeypatch.setattr(sweep, "code_version", lambda: "another")
+    assert sweep.cell_key(mae, BLUR) != key
+    assert same(before, sweep.cells([mae], BLUR, MEASURES, tmp_path))
+    assert len(list(path.parent.iterdir())) == 2
+
+
+@pytest.mark.parametrize("module", sweep.CODE)
+def test_code_version_follows_each_module(monkeypatch, module):
+    before, read = sweep.code_version.__wrapped__(), Path.read_bytes
+    monkeypatch.setattr(Path, "read_bytes", lambda self: read(self) + (b"\n" if self.stem == module else b""))
+    assert sweep.code_version.__wrapped__() != before
+
+
+@pytest.mark.parametrize("library", [torch, timm, np])
+def test_code_version_follows_the_libraries(monkeypatch, library):
+    before = sweep.code_version.__wrapped__()
+    assert before == sweep.code_version()
+    monkeypatch.setattr(library, "__version__", "0")
+    assert sweep.code_version.__wrapped__() != before
+
+
+@pytest.mark.parametrize(
+    ("perturbation", "measure"),
+    [
+        (Corruption("fog", 1), "heads"),
+        (BLUR, "cls_rollout"),
+        (Occlusion(10, "random"), "heads"),
+        (Clean(), "colour"),
+    ],
+)
+def test_a_measure_that_is_not_recorded_is_named(mae, tmp_path, perturbation, measure):
+    with pytest.raises(ValueError, match=rf"{perturbation.name}: \['{measure}'\] are not recorded; there are"):
+        sweep.sweep([mae], {1: perturbation}, measure, tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("perturbation", [Clean(), Occlusion(10)])
+def test_a_label_beyond_the_models_classes_is_named(mae, tmp_path, perturbation):
+    labels = mae.images.labels.copy()
+    labels[3] = 5
+    beyond = replace(mae, images=replace(mae.images, labels=labels))
+    with pytest.raises(ValueError, match="mae: an image has the label 5, but the model knows 5 classes"):
+        sweep.sweep([beyond], {1: perturbation}, "prediction", tmp_path)
+    assert not list(tmp_path.rglob("*.npz"))
+
+
+def test_the_last_class_is_within_the_models_classes(mae, tmp_path):
+    last = replace(mae, images=replace(mae.images, labels=np.full(12, 4)))
+    assert sweep.sweep([last], {1: Clean()}, "prediction", tmp_path)["mae"][1].max() <= 4
+
+
+@pytest.fixture
+def chapter(tiny_profile, tmp_path):
+    return Chapter(load_profile(tiny_profile()), torch.device("cpu"), 0, tmp_path / "results" / "tiny")
+
+
+def afresh(chapter, **models):
+    """The chapter opened anew, with some entries of its models changed."""
+    known = chapter.profile.models
+    changed = {name: replace(known[name], **entries) for name, entries in models.items()}
+    return replace(chapter, profile=replace(chapter.profile, models=known | changed), opened={})
+
+
+TWO = ["mae_finetuned", "vit_supervised"]
+
+
+def test_a_chapters_sweep_gives_each_model_its_own_normalisation(chapter):
+    half = {"mean": [0.5] * 3, "std": [0.25] * 3}
+    chapter = afresh(chapter, vit_supervised=half)
+    found = chapter.sweep(TWO, chapter.images(), blur_levels(["X"]), "prediction")
+    assert {name: list(levels) for name, levels in found.items()} == {name: ["clean", "X"] for name in TWO}
+    pixels = pixels_of(chapter.images())
+    assert not np.array_equal(found[TWO[0]]["clean"], found[TWO[1]]["clean"])
+    for name, own in zip(TWO, (chapter.images(), chapter.images().normalised_as(**half)), strict=True):
+        with torch.no_grad():
+            expected = load_model(chapter.profile, name)(normalised(own, pixels)).argmax(1)
+        assert np.array_equal(found[name]["clean"], expected)
+
+
+def test_chapters_share_their_cells(chapter, monkeypatch):
+    levels = blur_levels(["I"]) | {"half": Occlusion(50)}
+    first = chapter.sweep(TWO, chapter.images(), levels, "embedding")
+    assert {path.parent.name for path in (chapter.tables / "cells").rglob("*.npz")} == set(TWO)
+    forbid_computing(monkeypatch)
+    assert same(first, afresh(chapter).sweep(TWO, chapter.images(), levels, "embedding"))
+
+
+@pytest.mark.parametrize("file", ["weights/mae_finetuned.safetensors", "images/cat/001.png"])
+def test_another_checkpoint_or_image_is_computed_anew(chapter, tmp_path, file):
+    before = chapter.sweep(["mae_finetuned"], chapter.images(), {"clean": Clean()}, "embedding")
+    if file.startswith("weights"):
+        save_file(make_vit(7, global_pool="avg").state_dict(), tmp_path / file)
+    else:
+        shutil.copy(tmp_path / "images" / "dog" / "002.png", tmp_path / file)
+    after = afresh(chapter).sweep(["mae_finetuned"], chapter.images(), {"clean": Clean()}, "embedding")
+    assert not np.allclose(before["mae_finetuned"]["clean"], after["mae_finetuned"]["clean"])
+
+
+def test_a_missing_checkpoint_is_named(chapter, tmp_path):
+    path = tmp_path / "weights" / "vit_supervised.safetensors"
+    path.unlink()
+    with pytest.raises(CheckpointError, match=f"{re.escape(str(path))}: no such checkpoint"):
+        chapter.sweep(TWO, chapter.images(), {"clean": Clean()}, "prediction")
+
+
+def test_an_unknown_model_is_named_with_the_known_ones(chapter):
+    with pytest.raises(CheckpointError, match="no model 'mae_huge' among mae_pretrained, mae_finetuned"):
+        chapter.sweep(["mae_huge"], chapter.images(), {"clean": Clean()}, "prediction")
+
+
+def test_a_checkpoint_with_another_hash_is_refused_though_its_cells_are_there(chapter):
+    chapter.sweep(TWO, chapter.images(), {"clean": Clean()}, "prediction")
+    wrong = afresh(chapter, vit_supervised={"hash": "sha256:000000"})
+    with pytest.raises(CheckpointError, match=r"vit_supervised\.safetensors: sha256 is .* expected 000000"):
+        wrong.sweep(TWO, chapter.images(), {"clean": Clean()}, "prediction")
