@@ -18,13 +18,18 @@ def published(name: str) -> pd.DataFrame:
     return pd.read_csv(path)
 
 
-def compare(here: pd.DataFrame, name: str, keys: Sequence[str], values: Sequence[str]) -> pd.DataFrame:
-    """A run's rows with the published ones of the same `keys`: for each of `values` v also v_paper and v_difference.
+def compare(table: pd.DataFrame, name: str, keys: Sequence[str], values: Sequence[str]) -> pd.DataFrame:
+    """The fine-tuned MAE's rows with the published ones of the same `keys`: for each value v, v_paper and v_difference.
 
-    Rows that the paper lacks stay, with missing values. Levels are compared as text: `10` is `10`, `I` is `I`.
+    Where the table has the supervised ViT as well, its first value stands beside as v_vit. Rows that the paper lacks stay,
+    with missing values. Levels are compared as text: `10` is `10`, `I` is `I`.
     """
-    paper = published(name)[[*keys, *values]].astype(dict.fromkeys(keys, str))
-    both = here.astype(dict.fromkeys(keys, str)).merge(paper, on=list(keys), how="left", suffixes=("", "_paper"))
+    paper, table = (rows.astype({key: str for key in keys}) for rows in (published(name), table))
+    both = table[table["model"] == "mae_finetuned"]
+    vit = table[table["model"] == "vit_supervised"]
+    if len(vit):
+        both = both.merge(vit[[*keys, values[0]]], on=list(keys), how="left", suffixes=("", "_vit"))
+    both = both.merge(paper[[*keys, *values]], on=list(keys), how="left", suffixes=("", "_paper"))
     for value in values:
         both[f"{value}_difference"] = both[value] - both[f"{value}_paper"]
     return both
@@ -35,15 +40,15 @@ def show(
 ) -> Styler:
     """A table for a page: columns named in words, published values in grey unless this run uses the `same_data`.
 
-    `formats` chooses and orders the columns; those that end in `_paper` or `_difference` follow their value.
+    `formats` chooses and orders the columns; those that end in `_vit`, `_paper` or `_difference` follow their value.
     """
     columns = [
         column
         for name in formats
-        for column in (name, f"{name}_paper", f"{name}_difference")
+        for column in (name, f"{name}_vit", f"{name}_paper", f"{name}_difference")
         if column in table and not (column.endswith("_difference") and not same_data)
     ]
-    ends = {"_paper": " (paper)", "_difference": " (difference)"}
+    ends = {"_vit": " (ViT)", "_paper": " (paper)", "_difference": " (difference)"}
     words, grey, styles = {}, [], {}
     for column in columns:
         end = next((end for end in ends if column.endswith(end)), "")

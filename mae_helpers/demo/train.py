@@ -49,7 +49,7 @@ class Recipe:
 
 RECIPES = {
     "cpu": {
-        "pretrain": Recipe(epochs=8, batch=128, learning_rate=1.2e-3, kept=0.25),
+        "pretrain": Recipe(epochs=4, schedule=5, batch=128, learning_rate=1.2e-3, kept=0.25),
         "finetune": Recipe(epochs=3, batch=128, learning_rate=1e-3, kept=0.25, layer_decay=0.8),
         "supervised": Recipe(epochs=5, batch=128, learning_rate=8e-4, kept=0.25),
     },

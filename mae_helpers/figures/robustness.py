@@ -22,15 +22,27 @@ MARKERS = {"vit_supervised": "s", "random": "^", "patch_rollout": "D"}
 
 
 def level_curves(
-    table: pd.DataFrame, x: str, y: str, ax: Axes, *, band: tuple[str, str] | None = None, hue: str = "model"
+    table: pd.DataFrame,
+    x: str,
+    y: str,
+    ax: Axes,
+    *,
+    band: tuple[str, str] | None = None,
+    hue: str = "model",
+    joined: bool = True,
 ) -> Axes:
     """A measure against the level of a perturbation, a line for each value of `hue`, with intervals where there are.
 
-    Levels stand in the table's order; `band` names the columns with an interval's ends.
+    Levels stand in the table's order; `band` names the columns with an interval's ends. Kinds that have no order are not
+    `joined`: points with error bars.
     """
     for value, rows in table.groupby(hue, sort=False):
         style = {"color": COLOURS[value], "marker": MARKERS.get(value, "o"), "ms": 4}
-        places = rows[x] if pd.api.types.is_numeric_dtype(rows[x]) else rows[x].astype(str)
+        places = rows[x].infer_objects()  # a column of numbers that came from a mixed one is numeric again
+        if not joined:
+            error = np.abs(rows[list(band)].to_numpy().T - rows[y].to_numpy())
+            ax.errorbar(places, rows[y], error, label=NAMES[value], ls="", capsize=4, **style)
+            continue
         ax.plot(places, rows[y], label=NAMES[value], **style)
         if band:
             ax.fill_between(places, rows[band[0]], rows[band[1]], color=COLOURS[value], alpha=0.18, linewidth=0)
