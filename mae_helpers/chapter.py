@@ -89,13 +89,13 @@ class Chapter:
         `measure` is prediction, embedding, heads, cls_rollout or patch_rollout. Cells lie in the results' folder
         `cells`; those that another chapter computed are read there.
         """
-        source = images.fingerprint(self.profile.images)
+        source = images.fingerprint(chosen.source) if chosen.source else ""
         subjects = []
         for name in models:
-            settings = checkpoints.settings_of(self.profile, name)
+            settings = checkpoints.settings_of(self.profile, "mae_pretrained" if name == "random" else name)
             path = checkpoints.checkpoint_path(settings)
             checkpoints.verify(path, settings.hash)
-            identity = f"{checkpoints.file_hash(path)} {source} {self.device.type}"
+            identity = f"{checkpoints.file_hash(path)} {settings.arguments} {source} {self.device.type}"
             subjects.append(Subject(name, partial(self.model, name), self.seen_by(name, chosen), identity))
         return sweep(subjects, levels, measure, self.tables / "cells")
 

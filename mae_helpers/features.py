@@ -34,14 +34,14 @@ def active(features: np.ndarray, k: int, by: str = "magnitude") -> np.ndarray:
 
 def common(active_features: np.ndarray, share: float) -> np.ndarray:
     """Which features are active in at least `share` of a class's images: (images, ...) of bool -> (...) of bool."""
-    if not 0 < share <= 1:
-        raise ValueError(f"share {share} of a class's images: use a number above 0 and up to 1")
     if not len(active_features):
         raise ValueError("common features of an empty class: give it at least one image")
     return _common(active_features.mean(axis=0), share)
 
 
 def _common(frequency: np.ndarray, share: float) -> np.ndarray:
+    if not 0 < share <= 1:
+        raise ValueError(f"share {share} of a class's images: use a number above 0 and up to 1")
     return frequency >= share - 1e-9  # 30 of 50 is 60 %, whatever the last bit says
 
 
@@ -88,6 +88,8 @@ def mean_drop(
     The interval is 1.96 bootstrap standard errors to either side: images are drawn anew within each class, clean and
     perturbed together. (Percentiles would be off: a sample with repeated images has more common features.)
     """
+    if not len(clean):
+        raise ValueError("mean drop of no images: give it at least one of each class")
     pairs = [(clean[classes == name], perturbed[classes == name]) for name in dict.fromkeys(classes.tolist())]
 
     def drop(*drawn: np.ndarray, axis: int = -1) -> np.ndarray:

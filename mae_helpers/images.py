@@ -40,6 +40,7 @@ class ImageSet:
     folder: Path | None = None  # the files' folder, where they are files; ids count from it
     change: Callable[[np.ndarray, str], np.ndarray] | None = None  # of pixels, by id: see perturbations.py
     stored: Mapping[str, np.ndarray] | None = None  # pixels by id, where they were read already
+    source: Images | None = None  # the profile's entry that these come from
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -102,7 +103,10 @@ class ImageSet:
         return self if mean is None else replace(self, input=replace(self.input, mean=list(mean), std=list(std)))
 
     def changed(self, change: Callable[[np.ndarray, str], np.ndarray]) -> "ImageSet":
-        """The same images, their pixels (H, W, 3) in [0, 1] passed through `change(pixels, id)` as they are read."""
+        """The same images, their pixels (H, W, 3) in [0, 1] passed through `change(pixels, id)` as they are read.
+
+        It takes the place of an earlier change.
+        """
         return replace(self, change=change, stored=None)
 
     def held(self) -> "ImageSet":
@@ -196,8 +200,8 @@ def open_images(images: Images, settings: Input) -> ImageSet:
     """The image set that a profile describes, in sorted order; ImageError where folder, class or count do not fit."""
     if images.folder is not None and not Path(images.folder).expanduser().is_dir():
         raise ImageError(f"{images.folder}: no such folder of images; correct `folder` in the profile")
-    source = {"bundled": _bundled, "digits": _digits, "folders": _folders, "flat": _flat}[images.source]
-    found = source(images, settings)
+    reader = {"bundled": _bundled, "digits": _digits, "folders": _folders, "flat": _flat}[images.source]
+    found = replace(reader(images, settings), source=images)
     if images.count is not None and len(found) < images.count:
         raise ImageError(
             f"{images.folder or images.source}: {len(found)} images, {images.count} were asked for; lower `count`"

@@ -169,7 +169,8 @@ def occlude(pixels: np.ndarray, order: np.ndarray, percent: float, fill: str, co
     mask = np.zeros(len(order), bool)
     mask[order[: round(percent / 100 * len(order))]] = True
     side = pixels.shape[0] // grid
-    masked = np.kron(mask.reshape(grid, grid), np.ones((side, side), bool))[..., None]
+    masked = np.zeros((*pixels.shape[:2], 1), bool)  # pixels beyond the last whole patch stay as they are
+    masked[: grid * side, : grid * side, 0] = np.kron(mask.reshape(grid, grid), np.ones((side, side), bool))
     if fill == "blurred":
         sigma = pixels.shape[0] / 14  # a patch of the paper's 14 x 14 grid: no detail survives it
         return np.where(masked, cv2.GaussianBlur(pixels, (0, 0), sigma, borderType=cv2.BORDER_REFLECT_101), pixels)

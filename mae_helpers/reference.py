@@ -24,7 +24,7 @@ def compare(table: pd.DataFrame, name: str, keys: Sequence[str], values: Sequenc
     Where the table has the supervised ViT as well, its first value stands beside as v_vit. Rows that the paper lacks stay,
     with missing values. Levels are compared as text: `10` is `10`, `I` is `I`.
     """
-    paper, table = (rows.astype({key: str for key in keys}) for rows in (published(name), table))
+    paper, table = (rows.astype(dict.fromkeys(keys, str)) for rows in (published(name), table))
     both = table[table["model"] == "mae_finetuned"]
     vit = table[table["model"] == "vit_supervised"]
     if len(vit):

@@ -5,13 +5,14 @@ import json
 import os
 import platform
 import subprocess
+from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 
 import pandas as pd
 
 from mae_helpers import images
-from mae_helpers.checkpoints import checkpoint_path
+from mae_helpers.checkpoints import checkpoint_path, file_hash
 from mae_helpers.demo import WEIGHTS
 from mae_helpers.profiles import ROOT, Profile
 
@@ -55,15 +56,14 @@ def write_whole(path: Path, content: str | bytes) -> None:
 
 
 def data_fingerprint(profile: Profile) -> str:
-    """A digest of the profile's images, of what lies beside the bundled weights, and of checkpoints by size and time."""
-    digest = hashlib.sha256()
+    """A digest of the profile's input and models, of its images and checkpoints, and of what lies beside the bundled ones."""
+    digest = hashlib.sha256(repr((profile.input, [asdict(model) for model in profile.models.values()])).encode())
     for source in (profile.images, profile.second_images):
         digest.update(images.fingerprint(source).encode() if source else b"")
     for path in sorted(WEIGHTS.glob("*.[cj]s*")):
         digest.update(path.read_bytes())
     for path in map(checkpoint_path, profile.models.values()):
-        stat = path.stat() if path.exists() else None
-        digest.update(f"{path.name} {stat and (stat.st_size, stat.st_mtime_ns)}\n".encode())
+        digest.update(f"{path.name} {file_hash(path) if path.is_file() else None}\n".encode())
     return digest.hexdigest()
 
 
@@ -82,9 +82,20 @@ def save_table(table: pd.DataFrame, name: str, where: Path, made_from: dict[str,
         raise ValueError(f"table {name}: the columns {missing} are missing; it has {list(table.columns)}")
     order = COLUMNS[name] + [column for column in table if column not in COLUMNS[name]]
     path = where / f"{name}.csv"
+    origin_file = where / "origins" / f"{name}.json"
+    origin_file.unlink(missing_ok=True)  # whatever happens now, the new table is never taken for the old one's kin
     write_whole(path, table[order].to_csv(index=False, float_format="%.8g"))
-    write_whole(where / "origins" / f"{name}.json", json.dumps(made_from) + "\n")
+    write_whole(origin_file, json.dumps(made_from) + "\n")
     return path
+
+
+def _origin_in(path: Path) -> dict[str, str]:
+    """What a table was made from; nothing where the file is missing or damaged, so that the table is refused."""
+    try:
+        found = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def read_table(name: str, where: Path, made_from: dict[str, str] | None = None) -> pd.DataFrame:
@@ -96,7 +107,7 @@ def read_table(name: str, where: Path, made_from: dict[str, str] | None = None) 
     if not path.exists():
         raise FileNotFoundError(f"{path}: not there yet; run the chapter that writes {name!r} first")
     if made_from is not None:
-        found = json.loads(beside.read_text()) if beside.exists() else {}
+        found = _origin_in(beside)
         for key, expected in made_from.items():
             if found.get(key) != expected:
                 raise ValueError(

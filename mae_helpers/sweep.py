@@ -7,17 +7,14 @@ perturbation, seed, code and library versions. Whichever chapter asks first comp
 import hashlib
 import json
 import warnings
-import zipfile
-import zlib
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cache, partial
+from importlib.metadata import version
 from io import BytesIO
 from pathlib import Path
 
 import numpy as np
-import timm
-import torch
 from timm.models.vision_transformer import VisionTransformer
 
 from mae_helpers.attention import Rollout
@@ -27,7 +24,8 @@ from mae_helpers.images import ImageSet
 from mae_helpers.perturbations import Clean, Perturbation
 from mae_helpers.results import write_whole
 
-CODE = ("attention", "corruptions", "encoder", "features", "images", "perturbations", "sweep")  # what decides a cell
+CODE = ("attention", "checkpoints", "corruptions", "encoder", "features", "images", "perturbations", "sweep")
+PACKAGES = ("torch", "timm", "numpy", "pillow", "scikit-image", "opencv-python-headless", "imagecorruptions-imaug")
 CHUNK = 256  # images whose perturbed pixels are held in memory, to be shared by the models
 MEASURES: dict[str, Callable[[VisionTransformer], Statistic]] = {
     "prediction": lambda model: PerImage(partial(classify, model), only=len(model.blocks)),
@@ -40,7 +38,7 @@ MEASURES: dict[str, Callable[[VisionTransformer], Statistic]] = {
 
 @dataclass(frozen=True)
 class Subject:
-    """A model in a sweep: how to open it, the images as it sees them, and a digest of its checkpoint and the images."""
+    """A model in a sweep: how to open it, the images as it sees them, and a digest of its weights, settings and images."""
 
     name: str
     open: Callable[[], VisionTransformer]
@@ -51,7 +49,7 @@ class Subject:
 @cache
 def code_version() -> str:
     """A digest of the modules that decide what a cell holds, and of the versions of the libraries under them."""
-    digest = hashlib.sha256(f"{torch.__version__} {timm.__version__} {np.__version__}".encode())
+    digest = hashlib.sha256(" ".join(version(name) for name in PACKAGES).encode())
     for name in CODE:
         digest.update((Path(__file__).parent / f"{name}.py").read_bytes())
     return digest.hexdigest()
@@ -74,11 +72,11 @@ def read_cell(path: Path, key: str, measures: Sequence[str]) -> dict[str, np.nda
     if not path.exists():
         return None
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
             if str(file["key"]) != key:
                 raise ValueError("it belongs to another cell")
             return {name: file[name] for name in measures}
-    except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile, zlib.error) as error:
+    except Exception as error:  # numpy and zipfile answer damage with a dozen kinds
         warnings.warn(f"{path}: not a whole cell ({error}); it is computed again", stacklevel=2)
         return None
 
@@ -91,6 +89,8 @@ def write_cell(path: Path, key: str, measures: Mapping[str, np.ndarray]) -> None
 
 
 def _check(subject: Subject, model: VisionTransformer) -> None:
+    if model.num_classes == 0:
+        raise ValueError(f"{subject.name} has no classifier; a sweep needs one, such as mae_finetuned")
     if subject.images.labels.max() >= model.num_classes:
         raise ValueError(
             f"{subject.name}: an image has the label {subject.images.labels.max()}, but the model knows "

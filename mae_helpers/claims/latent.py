@@ -39,8 +39,8 @@ def occlusion_cosine(table3: pd.DataFrame) -> Finding:
     cosine = levels(table3, "occlusion", "mean_cosine")
     words = f"{cosine[60]:.3f} at 60 %, {cosine[90]:.3f} at 90 %"
     difference = f"{cosine[60] - 0.836:+.3f} at 60 %, {cosine[90] - 0.665:+.3f} at 90 %"
-    full = cosine[:60].min() >= 0.8 and cosine[90] < cosine[60]
-    return Finding(words, full, cosine[:30].min() >= 0.8, difference)
+    full = cosine.loc[:60].min() >= 0.8 and cosine[90] < cosine[60]
+    return Finding(words, full, cosine.loc[:30].min() >= 0.8, difference)
 
 
 def wrong_are_less_aligned(table3: pd.DataFrame) -> Finding:

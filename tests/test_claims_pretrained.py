@@ -1,11 +1,13 @@
-"""The rules of the scorecard on made-up tables that support a claim, support it partly, and contradict it."""
+"""The rules of Section IV-A on made-up tables that support a claim, support it partly, and contradict it."""
 
 import numpy as np
 import pandas as pd
 import pytest
 
 from mae_helpers import claims
-from mae_helpers.claims import NOT_SUPPORTED, PARTLY, SUPPORTED
+from mae_helpers.robustness import cosine_table
+
+SUPPORTED, PARTLY, NOT_SUPPORTED, NOT_TESTED = claims.VERDICTS
 
 LAYERS = np.arange(1, 13)
 
@@ -37,14 +39,14 @@ def separation(mae, random, token="cls"):
 )
 @pytest.mark.parametrize("token", ["cls", "mean_patch", "patch"])
 def test_classes_separate(token, mae, random, verdict):
-    row = claims.classes_separate(separation(mae, random, token), token)
+    row = claims.judge(f"classes_separate.{token}", separation(mae, random, token))
     assert row["verdict"] == verdict
-    assert row["where"] == ("Fig. 2" if token == "patch" else "Fig. 1")
+    assert row["where"] == ("Fig. 2, Sec. IV-A1" if token == "patch" else f"Fig. 1{'ab'[token != 'cls']}, Sec. IV-A1")
 
 
 def test_classes_separate_quotes_the_thirds():
     steps = np.repeat([20.0, 40.0, 60.0], 4)
-    row = claims.classes_separate(separation(steps, np.full(12, 10.0)), "cls")
+    row = claims.judge("classes_separate.cls", separation(steps, np.full(12, 10.0)))
     assert "20 % in the first third, 60 % in the last" in row["here"]
     assert "10, 10 %" in row["here"]
 
@@ -70,7 +72,7 @@ def test_emergence(jump_at, verdict):
             "silhouette": np.where(jump_at <= LAYERS, 0.4, 0.0),
         }
     )
-    row = claims.emergence(table.sample(frac=1, random_state=0))
+    row = claims.judge("emergence", table.sample(frac=1, random_state=0))
     assert row["verdict"] == verdict
     assert f"+0.40 over the three layers that end at layer {jump_at}" in row["here"]
 
@@ -78,7 +80,7 @@ def test_emergence(jump_at, verdict):
 def test_a_silhouette_that_only_falls_shows_no_emergence():
     falling = -np.cumsum(np.where(np.isin(LAYERS, (6, 7, 8)), 0.01, 0.1))
     columns = {"model": "mae_pretrained", "token": "mean_patch", "layer": LAYERS, "silhouette": falling}
-    assert claims.emergence(pd.DataFrame(columns))["verdict"] == NOT_SUPPORTED
+    assert claims.judge("emergence", pd.DataFrame(columns))["verdict"] == NOT_SUPPORTED
 
 
 def distances(**by_model):
@@ -87,7 +89,7 @@ def distances(**by_model):
     for model, shares in by_model.items():
         layer, head = np.indices(shares.shape) + 1
         columns = {"layer": layer.ravel(), "head": head.ravel(), "distance_px": 40 * shares.ravel()}
-        tables.append(pd.DataFrame(columns).assign(model=model, uniform_px=40.0))
+        tables.append(pd.DataFrame(columns).assign(model=model, images="first", uniform_px=40.0))
     return pd.concat(tables, ignore_index=True)
 
 
@@ -98,23 +100,31 @@ def heads(inside, outside=0.2):
 
 @pytest.mark.parametrize(("inside", "verdict"), [(10, SUPPORTED), (9, SUPPORTED), (6, PARTLY), (3, NOT_SUPPORTED)])
 def test_attention_is_global(inside, verdict):
-    row = claims.attention_is_global(distances(mae_pretrained=heads(inside), random=heads(0)))
+    row = claims.judge("attention_is_global.first", distances(mae_pretrained=heads(inside), random=heads(0)))
     assert row["verdict"] == verdict
-    assert f"{10 * inside} % of heads" in row["here"]
+    assert f"{10 * inside}% of heads" in row["here"]
 
 
 def test_attention_farther_than_uniform_does_not_count_as_global():
-    assert claims.attention_is_global(distances(mae_pretrained=heads(0, 1.2)))["verdict"] == NOT_SUPPORTED
+    assert (
+        claims.judge("attention_is_global.first", distances(mae_pretrained=heads(0, 1.2)))["verdict"] == NOT_SUPPORTED
+    )
 
 
 @pytest.mark.parametrize(
     ("vit", "mae", "verdict"),
-    [(0.2, 0.8, SUPPORTED), (0.2, 0.1, PARTLY), (0.7, 0.9, PARTLY), (0.9, 0.7, NOT_SUPPORTED)],
+    [
+        (0.2, 0.8, SUPPORTED),
+        (0.2, 0.4, PARTLY),
+        (0.7, 0.9, PARTLY),
+        (0.2, 0.1, NOT_SUPPORTED),
+        (0.9, 0.7, NOT_SUPPORTED),
+    ],
 )
 def test_vit_starts_local(vit, mae, verdict):
     early = {"vit_supervised": vit, "mae_pretrained": mae}
     shares = {model: np.vstack([np.full((3, 4), value), np.full((9, 4), 1 - value)]) for model, value in early.items()}
-    assert claims.vit_starts_local(distances(**shares))["verdict"] == verdict
+    assert claims.judge("vit_starts_local", distances(**shares))["verdict"] == verdict
 
 
 def angles(mae, random, spread):
@@ -125,7 +135,10 @@ def angles(mae, random, spread):
             for layer, median, width in zip(LAYERS, medians, spread, strict=True):
                 values = sign * median + width * np.array([-1, 0, 1])
                 columns = {"model": model, "control": control, "layer": layer, "theta1_deg": values}
-                tables.append(pd.DataFrame(columns))
+                tables += [
+                    pd.DataFrame(columns | {"main": True}),
+                    pd.DataFrame(columns | {"main": False, "theta1_deg": values - 50}),
+                ]
     return pd.concat(tables, ignore_index=True)
 
 
@@ -141,7 +154,7 @@ def angles(mae, random, spread):
     ids=["grow", "spread shrinks", "only the last", "fall", "less than random"],
 )
 def test_angles_grow(mae, random, spread, verdict):
-    assert claims.angles_grow(angles(mae, random, spread))["verdict"] == verdict
+    assert claims.judge("angles_grow", angles(mae, random, spread))["verdict"] == verdict
 
 
 @pytest.mark.parametrize(
@@ -158,7 +171,8 @@ def test_angles_are_about_classes(between, half, shuffled, verdict):
     ]
     table = pd.DataFrame(rows)
     table.loc[table["model"] == "random", "theta1_deg"] = 1.0
-    assert claims.angles_are_about_classes(table)["verdict"] == verdict
+    table = pd.concat([table.assign(main=True), table.assign(main=False, theta1_deg=30.0)])
+    assert claims.judge("angles_are_about_classes", table)["verdict"] == verdict
 
 
 @pytest.mark.parametrize(
@@ -179,7 +193,7 @@ def test_singular_values_grow(largest, smallest, verdict):
         for model, found in (("mae_pretrained", (largest, np.full(12, 5.0), smallest)), ("random", [curve(9, 1)] * 3))
         for index, values in enumerate(found, 1)
     )
-    assert claims.singular_values_grow(table)["verdict"] == verdict
+    assert claims.judge("singular_values_grow", table)["verdict"] == verdict
 
 
 def masks(within, between, norm_range):
@@ -188,7 +202,8 @@ def masks(within, between, norm_range):
     norms = [
         {"image": image, "norm": 50 + image * 10 / 9 + side * norm_range / 2} for image in range(10) for side in (-1, 1)
     ]
-    return pd.DataFrame(pairs, columns=["pair", "cosine"]), pd.DataFrame(norms)
+    summary = cosine_table(pd.DataFrame(pairs, columns=["pair", "cosine"]))
+    return summary.assign(model="mae_pretrained"), pd.DataFrame(norms).assign(model="mae_pretrained")
 
 
 @pytest.mark.parametrize(
@@ -202,17 +217,24 @@ def masks(within, between, norm_range):
     ids=["aligned", "norms vary", "a tail", "less than between"],
 )
 def test_masks_agree(within, norm_range, verdict):
-    assert claims.masks_agree(*masks(within, [0.5] * 20, norm_range))["verdict"] == verdict
+    assert claims.judge("masks_agree", *masks(within, [0.5] * 20, norm_range))["verdict"] == verdict
 
 
 def test_claims_are_shown_whole_and_without_row_numbers():
     rows = [
-        claims.attention_is_global(distances(mae_pretrained=heads(10))),
-        claims.masks_agree(*masks([0.9], [0.1], 1.0)),
+        claims.judge("attention_is_global.first", distances(mae_pretrained=heads(10))),
+        claims.judge("masks_agree", *masks([0.9], [0.1], 1.0)),
     ]
     shown = claims.show(*rows)
-    assert shown.data.columns.tolist() == ["claim", "where", "paper", "here", "verdict", "note"]
+    assert shown.data.columns.tolist() == ["claim", "where", "paper", "here", "tolerance", "verdict", "note"]
     assert shown.data["verdict"].tolist() == [SUPPORTED, SUPPORTED]
     page = shown.to_html()
     assert all(row[key] in page for row in rows for key in ("claim", "here", "verdict"))
     assert "row_heading" not in page
+
+
+def test_what_a_run_lacks_is_not_tested():
+    table = distances(mae_pretrained=heads(10))
+    row = claims.judge("attention_is_global.second", table)
+    assert row["verdict"] == NOT_TESTED
+    assert "no images 'second'" in row["note"]
