@@ -11,12 +11,14 @@ import numpy as np
 import pytest
 import torch
 from conftest import make_vit
+from PIL import Image
 from safetensors.torch import save_file
 
 from mae_helpers import perturbations, sweep
 from mae_helpers.chapter import Chapter
 from mae_helpers.checkpoints import CheckpointError, load_model
 from mae_helpers.corruptions import Corruption
+from mae_helpers.images import open_images
 from mae_helpers.perturbations import Clean, GaussianBlur, Occlusion, blur_levels, occlusion_levels
 from mae_helpers.profiles import load_profile
 from mae_helpers.robustness import cosine
@@ -436,3 +438,38 @@ def test_a_checkpoint_with_another_hash_is_refused_though_its_cells_are_there(ch
     wrong = afresh(chapter, vit_supervised={"hash": "sha256:000000"})
     with pytest.raises(CheckpointError, match=r"vit_supervised\.safetensors: sha256 is .* expected 000000"):
         wrong.sweep(TWO, chapter.images(), {"clean": Clean()}, "prediction")
+
+
+def test_other_settings_of_the_same_weights_are_computed_anew(chapter):
+    images, levels = chapter.images(), {"clean": Clean()}
+    first = chapter.sweep(["mae_finetuned"], images, levels, "embedding")
+    fewer = {"arguments": chapter.profile.models["mae_finetuned"].arguments | {"num_heads": 2}}
+    other = afresh(chapter, mae_finetuned=fewer).sweep(["mae_finetuned"], images, levels, "embedding")
+    assert not np.allclose(first["mae_finetuned"]["clean"], other["mae_finetuned"]["clean"], atol=1e-3)
+
+
+def test_another_image_set_with_the_same_names_has_cells_of_its_own(chapter, tmp_path):
+    images, levels = chapter.images(), {"clean": Clean()}
+    shutil.copytree(images.folder, tmp_path / "others")
+    for path in (tmp_path / "others").rglob("*.png"):
+        Image.open(path).rotate(90).save(path)
+    others = open_images(replace(chapter.profile.images, folder=str(tmp_path / "others")), chapter.profile.input)
+    assert list(others.ids) == list(images.ids)
+    first, second = (chapter.sweep(["mae_finetuned"], one, levels, "embedding") for one in (images, others))
+    assert not np.allclose(first["mae_finetuned"]["clean"], second["mae_finetuned"]["clean"], atol=1e-3)
+
+
+@pytest.mark.parametrize("name", ["mae_pretrained", "random"])
+def test_a_model_without_a_classifier_is_named(chapter, name):
+    with pytest.raises(ValueError, match=f"{name} has no classifier"):
+        chapter.sweep([name], chapter.images(), {"clean": Clean()}, "embedding")
+
+
+def test_an_array_in_a_cells_place_is_named_and_computed_again(mae, tmp_path):
+    before = sweep.sweep([mae], {"clean": Clean()}, "embedding", tmp_path)
+    path = sweep.cell_path(tmp_path, mae, Clean())
+    with path.open("wb") as file:
+        np.save(file, np.zeros(3))
+    with pytest.warns(UserWarning, match=re.escape(str(path))):
+        after = sweep.sweep([mae], {"clean": Clean()}, "embedding", tmp_path)
+    np.testing.assert_array_equal(before[mae.name]["clean"], after[mae.name]["clean"])
