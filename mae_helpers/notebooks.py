@@ -3,9 +3,6 @@
 import ast
 import hashlib
 import json
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import nbformat
@@ -62,6 +59,11 @@ def choose_parameters(
     return {path: {name: value for name, value in values.items() if name in known[path]} for path in paths}
 
 
+def reads_tables(path: Path) -> bool:
+    """Whether a cell of the notebook reads what other chapters wrote: it has the tag `reads-tables`."""
+    return any(READS_TABLES in cell.metadata.get("tags", []) for cell in nbformat.read(path, 4).cells)
+
+
 def fingerprint(
     path: Path, profile: Profile, parameters: dict[str, object], data: str, tables: Path | None = None
 ) -> str:
@@ -108,32 +110,21 @@ def is_current(path: Path, profile: str, digest: str) -> bool:
     return nbformat.read(path, 4).metadata[MARK].get("fingerprint") == digest
 
 
-@contextmanager
-def _environment(**values: str) -> Iterator[None]:
-    before = {name: os.environ.get(name) for name in values}
-    os.environ.update(values)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
-
-
 def execute(source: Path, target: Path, parameters: dict[str, object], mark: dict, environment: dict[str, str]) -> None:
     """Run `source` with papermill into `target`; a failed copy goes to `failed/` beside it, and an older one stays.
 
-    Raises NotebookError with the failing cell's error.
+    `environment` is set in the notebook's own process before its first cell, so that several can run at a time. Raises
+    NotebookError with the failing cell's error.
     """
     temporary, failed = target.with_suffix(".part.ipynb"), target.parent / "failed" / target.name
     failed.parent.mkdir(parents=True, exist_ok=True)
     options = {"kernel_name": "python3", "progress_bar": False, "cwd": str(source.parent), "start_timeout": 180}
-    options["extra_arguments"] = ["--IPKernelApp.log_level=ERROR"]  # its notes on transport are no news to a reader
+    options["extra_arguments"] = [
+        "--IPKernelApp.log_level=CRITICAL",  # its notes on transport and shutdown are no news to a reader
+        f"--IPKernelApp.exec_lines=import os; os.environ.update({environment!r})",
+    ]
     try:
-        with _environment(**environment):
-            papermill.execute_notebook(str(source), str(temporary), parameters=parameters, **options)
+        papermill.execute_notebook(str(source), str(temporary), parameters=parameters, **options)
     except papermill.PapermillExecutionError as error:
         temporary.replace(failed)
         raise NotebookError(f"{source.stem}: {error.ename}: {error.evalue}\n  read it in {failed}") from None

@@ -1,15 +1,18 @@
 """Run chapters through papermill and build the book: `python -m mae_helpers.run [notebooks] --profile demo`."""
 
 import argparse
+import os
 import sys
 import tempfile
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import yaml
 
 from mae_helpers import book, checkpoints, images, notebooks, results
+from mae_helpers.display import Display
 from mae_helpers.profiles import ROOT, Profile, load_profile, reference
 from mae_helpers.progress import PROGRESS_FILE
 
@@ -34,92 +37,86 @@ def parse_value(text: str) -> object:
         return text
 
 
-class Display:
-    """One line on the terminal that tells where the current notebook is; plain lines where there is no terminal."""
-
-    def __init__(self, title: str, file: Path):
-        self.title, self.file, self.began = title, file, time.monotonic()
-        self.done = threading.Event()
-        self.live = sys.stderr.isatty()
-        self.thread = threading.Thread(target=self._watch, daemon=True)
-
-    def _line(self, text: str) -> str:
-        seconds = int(time.monotonic() - self.began)
-        return f"{self.title}  {text}  {seconds // 60}:{seconds % 60:02d}"
-
-    def _watch(self) -> None:
-        while not self.done.wait(0.5):
-            if self.live:
-                step = self.file.read_text() if self.file.exists() else "starting"
-                print(f"\r\033[K{self._line(step)}", end="", file=sys.stderr, flush=True)
-
-    def __enter__(self) -> "Display":
-        self.thread.start()
-        return self
-
-    def __exit__(self, kind: type | None, *_: object) -> None:
-        self.done.set()
-        self.thread.join()
-        clear = "\r\033[K" if self.live else ""
-        print(clear + self._line("failed" if kind else "done"), file=sys.stderr, flush=True)
-
-    @property
-    def seconds(self) -> float:
-        """Time since this notebook began."""
-        return time.monotonic() - self.began
+def default_jobs(device: str) -> int:
+    """How many chapters to run side by side: two on a CPU with two cores or more, one on a GPU."""
+    return 1 if checkpoints.pick_device(device).type == "cuda" else min(2, os.cpu_count() or 1)
 
 
-def run(
-    profile: Profile, names: list[str], given: dict[str, object], device: str, out: Path, tables: str | None
-) -> bool:
-    """Run what is not current; returns whether every chosen notebook succeeded. Nothing already computed is lost."""
-    paths = notebooks.find(names)
-    folder = str(Path(tables).resolve()) if tables else None
-    defaults = {"profile": reference(profile), "device": device, "results_folder": folder}
-    chosen = notebooks.choose_parameters(paths, given, profile.parameters | defaults)
-    data, executed = results.data_fingerprint(profile), out / "executed" / profile.name
-    where = results.folder(profile, tables)
+class Run:
+    """One run of chosen chapters: what each takes, which of them are current, and where all of it goes."""
 
-    def mark_of(path: Path) -> dict[str, str]:
-        return {
-            "profile": profile.name,
-            "fingerprint": notebooks.fingerprint(path, profile, chosen[path], data, where),
-        }
+    def __init__(
+        self, profile: Profile, names: list[str], given: dict[str, object], device: str, out: Path, tables: str | None
+    ):
+        self.profile, self.device = profile, device
+        self.paths = notebooks.find(names)
+        folder = str(Path(tables).resolve()) if tables else None
+        defaults = {"profile": reference(profile), "device": device, "results_folder": folder}
+        self.parameters = notebooks.choose_parameters(self.paths, given, profile.parameters | defaults)
+        self.data, self.executed = results.data_fingerprint(profile), out / "executed" / profile.name
+        self.tables, self.recording = results.folder(profile, tables), threading.Lock()
 
-    def is_current(path: Path) -> bool:
-        return notebooks.is_current(executed / path.name, profile.name, mark_of(path)["fingerprint"])
+    def fingerprint(self, path: Path) -> str:
+        """What decides this chapter's content now."""
+        return notebooks.fingerprint(path, self.profile, self.parameters[path], self.data, self.tables)
 
-    stale = [path for path in paths if not is_current(path)]
-    print(f"{profile.name}: {len(paths) - len(stale)} of {len(paths)} notebooks are up to date", file=sys.stderr)
-    if stale:
-        check_inputs(profile, device)
-    about = {
-        "profile": profile.name,
-        "device": str(checkpoints.pick_device(device)),
-        "data": data,
-        "checkpoints": checkpoints.checkpoint_hashes(profile) if stale else {},
-        "provenance": results.provenance(),
-    }
-    failures = []
-    for path in paths:
-        if is_current(path):  # asked anew: one that reads tables follows those that were just written
-            continue
-        mark, title = mark_of(path), f"[{paths.index(path) + 1}/{len(paths)}] {path.stem}"
+    def is_current(self, path: Path) -> bool:
+        """Whether the chapter's executed copy is whole and shows what it would show now."""
+        return notebooks.is_current(self.executed / path.name, self.profile.name, self.fingerprint(path))
+
+    def chapter(self, path: Path, display: Display, threads: int, about: dict) -> str | None:
+        """Run one chapter unless it is current; returns what went wrong, if anything did."""
+        if self.is_current(path):
+            return None
+        mark = {"profile": self.profile.name, "fingerprint": self.fingerprint(path)}
+        began = time.monotonic()
         with tempfile.TemporaryDirectory() as folder:
             file = Path(folder) / "progress"
+            environment = {PROGRESS_FILE: str(file), "OMP_NUM_THREADS": str(threads)}
             try:
-                with Display(title, file) as display:
-                    target = executed / path.name
-                    notebooks.execute(path, target, chosen[path], mark, {PROGRESS_FILE: str(file)})
+                with display.following(path.stem, file):
+                    target = self.executed / path.name
+                    notebooks.execute(path, target, self.parameters[path], mark, environment)
             except notebooks.NotebookError as error:
-                failures.append(str(error))
-                continue
-        parameters = notebooks.parameters_of(path) | chosen[path]
-        entry = {"seconds": round(display.seconds, 1), "parameters": parameters, "fingerprint": mark["fingerprint"]}
-        results.record_run(where, path.stem, entry, **about)
-    for failure in failures:
-        print(f"error: {failure}", file=sys.stderr)
-    return not failures
+                return str(error)
+        parameters = notebooks.parameters_of(path) | self.parameters[path]
+        entry = {"seconds": round(time.monotonic() - began, 1), "parameters": parameters}
+        with self.recording:
+            results.record_run(self.tables, path.stem, entry | {"fingerprint": mark["fingerprint"]}, **about)
+        return None
+
+    def all(self, jobs: int) -> bool:
+        """Run what is not current, `jobs` side by side; returns whether every chapter succeeded.
+
+        Chapters that read the others' tables come last. Nothing already computed is lost.
+        """
+        stale = [path for path in self.paths if not self.is_current(path)]
+        current = len(self.paths) - len(stale)
+        print(f"{self.profile.name}: {current} of {len(self.paths)} notebooks are up to date", file=sys.stderr)
+        if stale:
+            check_inputs(self.profile, self.device)
+        about = {
+            "profile": self.profile.name,
+            "device": str(checkpoints.pick_device(self.device)),
+            "data": self.data,
+            "checkpoints": checkpoints.checkpoint_hashes(self.profile) if stale else {},
+            "provenance": results.provenance(),
+        }
+        readers = [path for path in self.paths if notebooks.reads_tables(path)]
+        threads = max(1, (os.cpu_count() or 1) // jobs)
+        failures = []
+        with Display() as display, ThreadPoolExecutor(jobs) as pool:
+            for chapters in ([path for path in self.paths if path not in readers], readers):
+                futures = [pool.submit(self.chapter, path, display, threads, about) for path in chapters]
+                try:
+                    failures += [future.result() for future in futures]
+                except BaseException:
+                    pool.shutdown(wait=False, cancel_futures=True)
+                    raise
+        failures = [failure for failure in failures if failure]
+        for failure in failures:
+            print(f"error: {failure}", file=sys.stderr)
+        return not failures
 
 
 def build_book(profile: Profile, out: Path, required: bool) -> bool:
@@ -144,6 +141,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--profile", default="demo", help="demo, paper, or a YAML file (default: demo)")
     parser.add_argument("-p", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"), help="set a parameter")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: auto)")
+    parser.add_argument("--jobs", type=int, help="chapters to run side by side (default: 2 on a CPU, 1 on a GPU)")
     parser.add_argument("--out", type=Path, default=ROOT / "_build", help="folder of executed notebooks and the site")
     parser.add_argument("--results", help="folder of the tables (default: results/)")
     parser.add_argument("--no-book", action="store_true", help="run the notebooks only")
@@ -152,8 +150,10 @@ def main(arguments: list[str] | None = None) -> int:
         profile = load_profile(options.profile)
         given = {name: parse_value(value) for name, value in options.p}
         out = options.out.resolve()
-        done = run(profile, options.notebooks, given, options.device, out, options.results)
-        if not done:
+        jobs = default_jobs(options.device) if options.jobs is None else options.jobs
+        if jobs < 1:
+            raise ValueError(f"--jobs {jobs}: use 1 or more")
+        if not Run(profile, options.notebooks, given, options.device, out, options.results).all(jobs):
             print("no book was built: a chapter failed", file=sys.stderr)
             return 1
         return 0 if options.no_book or build_book(profile, out, required=not options.notebooks) else 1

@@ -8,6 +8,7 @@ import hashlib
 import json
 import warnings
 from collections.abc import Callable, Hashable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from functools import cache, partial
 from importlib.metadata import version
@@ -15,6 +16,7 @@ from io import BytesIO
 from pathlib import Path
 
 import numpy as np
+from filelock import FileLock
 from timm.models.vision_transformer import VisionTransformer
 
 from mae_helpers.attention import Rollout
@@ -133,8 +135,19 @@ def cells(
     }
     missing = [subject for subject in subjects if found[subject.name] is None]
     if missing:
-        _compute(missing, perturbation, folder, label or perturbation.name)
-        found |= cells(missing, perturbation, measures, folder)
+        with ExitStack() as held:  # another run of the same cells is waited for, and then read
+            for path in sorted(cell_path(folder, subject, perturbation) for subject in missing):
+                locks = path.parent / ".locks"
+                locks.mkdir(parents=True, exist_ok=True)
+                held.enter_context(FileLock(locks / path.stem))
+            missing = [
+                s
+                for s in missing
+                if read_cell(cell_path(folder, s, perturbation), cell_key(s, perturbation), ()) is None
+            ]
+            if missing:
+                _compute(missing, perturbation, folder, label or perturbation.name)
+        found |= cells([s for s in subjects if found[s.name] is None], perturbation, measures, folder)
     return found
 
 

@@ -117,5 +117,5 @@ def tiny_run(tmp_path_factory):
     """Every notebook, run once by the book's own runner on the demo profile with tiny parameters."""
     out = tmp_path_factory.mktemp("book")
     profile = load_profile("demo")
-    finished = run.run(profile, [], TINY_RUN, "cpu", out, str(out / "results"))
+    finished = run.Run(profile, [], TINY_RUN, "cpu", out, str(out / "results")).all(run.default_jobs("cpu"))
     return SimpleNamespace(out=out, profile=profile, finished=finished, executed=out / "executed" / "demo")

@@ -76,7 +76,7 @@ def test_failed_chapter_stops_the_book_but_not_the_others(monkeypatch, tmp_path,
 
     monkeypatch.setattr(notebooks, "execute", execute)
     monkeypatch.setattr(run, "check_inputs", lambda *_: None)
-    status = run.main(["--out", str(tmp_path), "--results", str(tmp_path / "results")])
+    status = run.main(["--out", str(tmp_path), "--results", str(tmp_path / "results"), "--jobs", "1"])
     error = capsys.readouterr().err
     assert status == 1
     assert ran == [path.stem for path in notebooks.find([])]
@@ -94,7 +94,7 @@ def test_other_data_give_every_chapter_another_fingerprint(monkeypatch, tmp_path
             "execute",
             lambda source, target, parameters, mark, _, found=found: found.update({source.stem: mark["fingerprint"]}),
         )
-        assert run.run(demo, [], {}, "cpu", tmp_path, str(tmp_path / "results"))
+        assert run.Run(demo, [], {}, "cpu", tmp_path, str(tmp_path / "results")).all(1)
         assert json.loads((tmp_path / "results" / "demo" / "run.json").read_text())["data"] == data
     assert list(marks["one"]) == list(marks["two"]) == [path.stem for path in notebooks.find([])]
     assert not set(marks["one"].values()) & set(marks["two"].values())

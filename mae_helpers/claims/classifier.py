@@ -77,9 +77,9 @@ def any_subset_serves(fig5: pd.DataFrame) -> Finding:
     return Finding(words, cost <= 5, cost <= 15)
 
 
-def corruptions_stable(table2: pd.DataFrame, fig5: pd.DataFrame) -> Finding:
+def corruptions_stable(table2: pd.DataFrame) -> Finding:
     """Table II: the mean accuracy over severities that each of the nine named corruptions keeps."""
-    clean = float(select(guided(fig5), occlusion_percent=0)["top1_percent"].iloc[0])
+    clean = float(select(table2)["clean_percent"].iloc[0])
     kept = select(table2).groupby("corruption")["top1_percent"].mean()
     kept = needed(kept, *STABLE)[STABLE] / clean
     enough = int((kept >= 0.8).sum())
@@ -113,20 +113,17 @@ def larger_shifts(shift: pd.DataFrame) -> Finding:
 
 def more_robust_than_vit(table1: pd.DataFrame, fig5: pd.DataFrame, table2: pd.DataFrame) -> Finding:
     """Abstract: the mean share of the clean accuracy that MAE and ViT keep, under all three kinds of perturbation."""
-    better, words = [], []
-    clean = select(guided(fig5), "mae_finetuned"), select(guided(fig5), "vit_supervised")
-    for kind in ("blur", "occlusion", "corruptions"):
-        shares = []
-        for rows in clean:
-            model = rows["model"].iloc[0]
-            if kind == "blur":
-                shares.append(float(kept_shares(table1, "level", model).iloc[1:].mean()))
-            elif kind == "occlusion":
-                shares.append(float(kept_shares(guided(fig5), "occlusion_percent", model).iloc[1:].mean()))
-            else:
-                shares.append(float(select(table2, model)["top1_percent"].mean() / rows["top1_percent"].iloc[0]))
-        better.append(shares[0] > shares[1])
-        words.append(f"{kind} {shares[0]:.0%} against {shares[1]:.0%}")
-    top1 = [float(rows["top1_percent"].iloc[0]) for rows in clean]
+    better, words, models = [], [], ("mae_finetuned", "vit_supervised")
+    kept = {
+        "blur": [kept_shares(table1, "level", name).iloc[1:].mean() for name in models],
+        "occlusion": [kept_shares(guided(fig5), "occlusion_percent", name).iloc[1:].mean() for name in models],
+        "corruptions": [
+            (rows["top1_percent"] / rows["clean_percent"]).mean() for rows in (select(table2, name) for name in models)
+        ],
+    }
+    for kind, (mae, vit) in kept.items():
+        better.append(bool(mae > vit))
+        words.append(f"{kind} {mae:.0%} against {vit:.0%}")
+    top1 = [float(select(table1, name)["top1_percent"].iloc[0]) for name in models]
     note = f"clean accuracy: MAE {top1[0]:.1f} %, ViT {top1[1]:.1f} %"
     return Finding("kept by MAE and by ViT: " + ", ".join(words), all(better), any(better), note=note)
