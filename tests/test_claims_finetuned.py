@@ -5,6 +5,7 @@ import pytest
 
 from mae_helpers import claims, corruptions, notebooks, results
 from mae_helpers.perturbations import BLUR
+from mae_helpers.profiles import ROOT
 from mae_helpers.reference import published
 
 SUPPORTED, PARTLY, NOT_SUPPORTED, NOT_TESTED = claims.VERDICTS
@@ -341,5 +342,11 @@ def test_scorecard_as_markdown_links_the_figure_and_names_what_is_missing():
     text = claims.as_markdown(claims.scorecard(read), "Classifier under perturbation")
     line = next(line for line in text.splitlines() if "stable under blur" in line)
     assert "{numref}`fig-blur-accuracy`" in line
-    assert "| supported |" in line
-    assert sum("not tested here" in line for line in text.splitlines()) == 9
+    assert "| [supported]{.verdict .supported} |" in line
+    assert sum("[not tested here]" in line for line in text.splitlines()) == 9
+
+
+def test_badges_have_the_colours_of_the_tables():
+    style = (ROOT / "book" / "_static" / "book.css").read_text()
+    for verdict, colour in claims.COLOURS.items():
+        assert f".verdict.{verdict.replace(' ', '-')} {{ background: {colour}; }}" in style

@@ -6,11 +6,13 @@ images give the same bytes, and so the same SHA-256, everywhere.
 
 import hashlib
 import sys
+from io import BytesIO
 
 import numpy as np
 
 from mae_helpers.demo.data import load_split
 from mae_helpers.images import DEMO_FILE, DEMO_SHA256
+from mae_helpers.results import write_whole
 
 PER_CLASS = 50
 
@@ -23,8 +25,9 @@ def select(images: np.ndarray, labels: np.ndarray) -> dict[str, np.ndarray]:
 
 def main(folder: str | None = None) -> None:
     """Write the file and say whether its SHA-256 is the one that the book expects."""
-    with DEMO_FILE.open("wb") as file:
-        np.savez(file, **select(*load_split("t10k", folder)))
+    buffer = BytesIO()
+    np.savez(buffer, **select(*load_split("t10k", folder)))
+    write_whole(DEMO_FILE, buffer.getvalue())
     digest = hashlib.sha256(DEMO_FILE.read_bytes()).hexdigest()
     if digest != DEMO_SHA256:
         sys.exit(f"error: {DEMO_FILE}: SHA-256 is {digest}, expected {DEMO_SHA256}; is this the original test split?")
