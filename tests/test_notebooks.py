@@ -55,10 +55,45 @@ def test_no_progress_residue_and_no_stderr_in_the_pages(tiny_run):
 
 @pytest.mark.parametrize("name", list(results.COLUMNS))
 def test_every_table_is_written_with_its_columns(tiny_run, name):
-    table = pd.read_csv(tiny_run.out / "results" / "demo" / f"{name}.csv")
+    table = pd.read_csv(tiny_run.out / "results" / "demo" / f"{name}.csv", keep_default_na=name != "scorecard")
     assert list(table.columns[: len(results.COLUMNS[name])]) == results.COLUMNS[name]
     assert len(table)
-    assert not table[results.COLUMNS[name]].isna().any().any()
+    may_be_missing = {"cosine_correct", "cosine_wrong"}  # where no image is classified so
+    assert not table[[column for column in results.COLUMNS[name] if column not in may_be_missing]].isna().any().any()
+
+
+def test_nothing_done_changes_nothing(tiny_run):
+    blur, occlusion, cosine, features, drop = (
+        results.read_table(name, tiny_run.out / "results" / "demo")
+        for name in ("table1_blur", "fig5_occlusion", "table3_cosine", "fig6_fig7_features", "fig8_feature_drop")
+    )
+    untouched = cosine[cosine["level"].isin(["clean", "0"])]
+    assert len(untouched) == 4
+    assert (untouched["mean_cosine"] - 1).abs().max() < 1e-6
+    assert untouched["norm_difference"].max() == 0
+    clean = blur[blur["level"] == "clean"].set_index("model")
+    assert (clean["ssim"] == 1).all()
+    guided = occlusion[(occlusion["ranking"] == "cls_rollout") & (occlusion["occlusion_percent"] == 0)]
+    pd.testing.assert_series_equal(guided.set_index("model")["top1_percent"], clean["top1_percent"])
+    kept = features[features["level"].isin(["clean", "0"])]
+    assert (kept["retained_count"] == kept["clean_count"]).all()
+    assert (features["retained_count"] <= features["clean_count"]).all()
+    assert (drop.loc[drop["level"].isin(["clean", "0"]), "mean_drop"] == 0).all()
+
+
+def test_blur_hurts_the_pixels_within_each_kernel_size(tiny_run):
+    table = results.read_table("table1_blur", tiny_run.out / "results" / "demo")
+    for _, rows in table.groupby(["model", "kernel_size"]):
+        rows = rows.sort_values("sigma")
+        assert rows["psnr_db"].is_monotonic_decreasing
+        assert rows["ssim"].is_monotonic_decreasing
+
+
+def test_the_scorecard_of_a_whole_run_tests_every_claim_but_the_larger_shifts(tiny_run):
+    card = pd.read_csv(tiny_run.out / "results" / "demo" / "scorecard.csv", keep_default_na=False)
+    untested = card[card["verdict"] == "not tested here"]
+    assert untested["claim"].tolist() == ["MAE struggles on larger shifts, ImageNet-R and ImageNet-A"]
+    assert (card["here"] != "").sum() == len(card) - 1
 
 
 def test_layers_and_heads_count_from_one(tiny_run):

@@ -1,6 +1,7 @@
 """The run command: bad input is refused before anything runs, with one clear line and a status other than 0."""
 
 import json
+import threading
 
 import pytest
 
@@ -79,7 +80,7 @@ def test_failed_chapter_stops_the_book_but_not_the_others(monkeypatch, tmp_path,
     status = run.main(["--out", str(tmp_path), "--results", str(tmp_path / "results"), "--jobs", "1"])
     error = capsys.readouterr().err
     assert status == 1
-    assert ran == [path.stem for path in notebooks.find([])]
+    assert sorted(ran) == [path.stem for path in notebooks.find([])]
     assert "02_attention_distance: ValueError: made up" in error
     assert "no book was built" in error
 
@@ -96,7 +97,7 @@ def test_other_data_give_every_chapter_another_fingerprint(monkeypatch, tmp_path
         )
         assert run.Run(demo, [], {}, "cpu", tmp_path, str(tmp_path / "results")).all(1)
         assert json.loads((tmp_path / "results" / "demo" / "run.json").read_text())["data"] == data
-    assert list(marks["one"]) == list(marks["two"]) == [path.stem for path in notebooks.find([])]
+    assert sorted(marks["one"]) == sorted(marks["two"]) == [path.stem for path in notebooks.find([])]
     assert not set(marks["one"].values()) & set(marks["two"].values())
 
 
@@ -104,7 +105,7 @@ def test_second_run_redoes_nothing(tiny_run, monkeypatch, capsys):
     from conftest import TINY_RUN
 
     monkeypatch.setattr(notebooks, "execute", lambda source, *_: pytest.fail(f"{source} was run again"))
-    assert run.run(tiny_run.profile, [], TINY_RUN, "cpu", tiny_run.out, str(tiny_run.out / "results"))
+    assert run.Run(tiny_run.profile, [], TINY_RUN, "cpu", tiny_run.out, str(tiny_run.out / "results")).all(1)
     count = len(notebooks.find([]))
     assert f"{count} of {count} notebooks are up to date" in capsys.readouterr().err
 
@@ -116,5 +117,40 @@ def test_changed_parameter_redoes_the_chapters_that_take_it(tiny_run, monkeypatc
     monkeypatch.setattr(notebooks, "execute", lambda source, *_: ran.append(source.stem))
     monkeypatch.setattr(run, "check_inputs", lambda *_: None)
     monkeypatch.setattr(run.results, "record_run", lambda *_, **__: None)
-    run.run(tiny_run.profile, [], TINY_RUN | {"k": 4}, "cpu", tiny_run.out, str(tiny_run.out / "results"))
+    run.Run(tiny_run.profile, [], TINY_RUN | {"k": 4}, "cpu", tiny_run.out, str(tiny_run.out / "results")).all(1)
     assert ran == ["03_principal_angles"]
+
+
+def test_chapters_that_read_tables_come_last(monkeypatch, tmp_path):
+    ran = []
+    monkeypatch.setattr(notebooks, "execute", lambda source, *_: ran.append(source.stem))
+    monkeypatch.setattr(run, "check_inputs", lambda *_: None)
+    assert run.Run(load_profile("demo"), [], {}, "cpu", tmp_path, str(tmp_path / "results")).all(2)
+    assert ran[-1] == "10_scorecard"
+    assert sorted(ran) == [path.stem for path in notebooks.find([])]
+
+
+def test_the_scorecard_is_made_anew_where_another_chapters_table_changed(tmp_path):
+    path, profile = notebooks.find(["10"])[0], load_profile("demo")
+    (tmp_path / "table1_blur.csv").write_text("a")
+    before = notebooks.fingerprint(path, profile, {}, "data", tmp_path)
+    (tmp_path / "scorecard.csv").write_text("its own")
+    assert notebooks.fingerprint(path, profile, {}, "data", tmp_path) == before
+    (tmp_path / "table1_blur.csv").write_text("b")
+    assert notebooks.fingerprint(path, profile, {}, "data", tmp_path) != before
+    other = notebooks.find(["01"])[0]
+    assert notebooks.fingerprint(other, profile, {}, "data", tmp_path) == notebooks.fingerprint(
+        other, profile, {}, "data"
+    )
+
+
+def test_no_job_at_all_is_refused(capsys, tmp_path):
+    assert run.main(["--jobs", "0", "--out", str(tmp_path)]) == 1
+    assert "--jobs 0: use 1 or more" in capsys.readouterr().err
+
+
+def test_two_chapters_run_side_by_side(monkeypatch, tmp_path):
+    meeting = threading.Barrier(2, timeout=20)
+    monkeypatch.setattr(notebooks, "execute", lambda source, *_: meeting.wait())
+    monkeypatch.setattr(run, "check_inputs", lambda *_: None)
+    assert run.Run(load_profile("demo"), ["01", "02"], {}, "cpu", tmp_path, str(tmp_path / "results")).all(2)
