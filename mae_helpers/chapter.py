@@ -48,10 +48,8 @@ class Chapter:
 
     def classifiers(self) -> list[str]:
         """The profile's classifiers: the fine-tuned MAE, and the supervised ViT where there is one."""
-        found = [name for name in ("mae_finetuned", "vit_supervised") if name in self.profile.models]
-        if not found:
-            raise checkpoints.CheckpointError(f"{self.profile.path}: no mae_finetuned among its models; add it")
-        return found
+        checkpoints.settings_of(self.profile, "mae_finetuned")
+        return ["mae_finetuned", *(["vit_supervised"] if "vit_supervised" in self.profile.models else [])]
 
     @property
     def is_paper(self) -> bool:

@@ -18,13 +18,18 @@ def published(name: str) -> pd.DataFrame:
     return pd.read_csv(path)
 
 
+def _text(level: object) -> str:
+    """A level as text: `50.0` is `50`."""
+    return f"{level:g}" if isinstance(level, (int, float)) else str(level)
+
+
 def compare(table: pd.DataFrame, name: str, keys: Sequence[str], values: Sequence[str]) -> pd.DataFrame:
     """The fine-tuned MAE's rows with the published ones of the same `keys`: for each value v, v_paper and v_difference.
 
     Where the table has the supervised ViT as well, its first value stands beside as v_vit. Rows that the paper lacks stay,
     with missing values. Levels are compared as text: `10` is `10`, `I` is `I`.
     """
-    paper, table = (rows.astype(dict.fromkeys(keys, str)) for rows in (published(name), table))
+    paper, table = (rows.assign(**{key: rows[key].map(_text) for key in keys}) for rows in (published(name), table))
     both = table[table["model"] == "mae_finetuned"]
     vit = table[table["model"] == "vit_supervised"]
     if len(vit):

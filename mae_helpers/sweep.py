@@ -69,8 +69,8 @@ def cell_path(folder: Path, subject: Subject, perturbation: Perturbation) -> Pat
     return folder / subject.name / f"{perturbation.name}-{cell_key(subject, perturbation)[:16]}.npz"
 
 
-def read_cell(path: Path, key: str, measures: Sequence[str]) -> dict[str, np.ndarray] | None:
-    """Measures from a cell's file; None where there is none, or, with a warning, where it is damaged or foreign."""
+def read_cell(path: Path, key: str, measures: Sequence[str], warn: bool = True) -> dict[str, np.ndarray] | None:
+    """Measures from a cell's file; None where there is none, or, with a warning that names it, where it is damaged."""
     if not path.exists():
         return None
     try:
@@ -79,7 +79,8 @@ def read_cell(path: Path, key: str, measures: Sequence[str]) -> dict[str, np.nda
                 raise ValueError("it belongs to another cell")
             return {name: file[name] for name in measures}
     except Exception as error:  # numpy and zipfile answer damage with a dozen kinds
-        warnings.warn(f"{path}: not a whole cell ({error}); it is computed again", stacklevel=2)
+        if warn:
+            warnings.warn(f"{path}: not a whole cell ({error}); it is computed again", stacklevel=2)
         return None
 
 
@@ -93,6 +94,8 @@ def write_cell(path: Path, key: str, measures: Mapping[str, np.ndarray]) -> None
 def _check(subject: Subject, model: VisionTransformer) -> None:
     if model.num_classes == 0:
         raise ValueError(f"{subject.name} has no classifier; a sweep needs one, such as mae_finetuned")
+    if subject.images.labels.min() < 0:
+        raise ValueError("accuracy needs labels, and some of these images have none; use a folder a class")
     if subject.images.labels.max() >= model.num_classes:
         raise ValueError(
             f"{subject.name}: an image has the label {subject.images.labels.max()}, but the model knows "
@@ -100,7 +103,7 @@ def _check(subject: Subject, model: VisionTransformer) -> None:
         )
 
 
-def _compute(subjects: Sequence[Subject], perturbation: Perturbation, folder: Path, label: str) -> None:
+def _compute(subjects: Sequence[Subject], perturbation: Perturbation, folder: Path, label: str) -> dict[str, dict]:
     """Compute and write one perturbation's cells of several models, perturbing each image once where that can be."""
     clean: dict[str, dict] = {subject.name: {} for subject in subjects}
     if perturbation.guided:
@@ -118,9 +121,20 @@ def _compute(subjects: Sequence[Subject], perturbation: Perturbation, folder: Pa
                 chosen = replace(chosen, stored=stored)
             statistics = {name: MEASURES[name](models[subject.name]) for name in perturbation.measures}
             parts[subject.name].append(one_pass(models[subject.name], chosen, statistics, label=label))
+    computed = {}
     for subject in subjects:
-        whole = {name: np.concatenate([part[name] for part in parts[subject.name]]) for name in perturbation.measures}
+        found = parts[subject.name]
+        whole = {name: np.concatenate([part[name] for part in found]) for name in perturbation.measures}
         write_cell(cell_path(folder, subject, perturbation), cell_key(subject, perturbation), whole)
+        computed[subject.name] = whole
+    return computed
+
+
+def _on_disk(
+    subjects: Sequence[Subject], perturbation: Perturbation, measures: Sequence[str], folder: Path, warn: bool = True
+) -> dict[str, dict[str, np.ndarray] | None]:
+    places = {s.name: (cell_path(folder, s, perturbation), cell_key(s, perturbation)) for s in subjects}
+    return {name: read_cell(*place, measures, warn) for name, place in places.items()}
 
 
 def cells(
@@ -130,24 +144,19 @@ def cells(
     unknown = [name for name in measures if name not in perturbation.measures]
     if unknown:
         raise ValueError(f"{perturbation.name}: {unknown} are not recorded; there are {perturbation.measures}")
-    found = {
-        s.name: read_cell(cell_path(folder, s, perturbation), cell_key(s, perturbation), measures) for s in subjects
-    }
+    found = _on_disk(subjects, perturbation, measures, folder)
     missing = [subject for subject in subjects if found[subject.name] is None]
     if missing:
         with ExitStack() as held:  # another run of the same cells is waited for, and then read
             for path in sorted(cell_path(folder, subject, perturbation) for subject in missing):
-                locks = path.parent / ".locks"
-                locks.mkdir(parents=True, exist_ok=True)
-                held.enter_context(FileLock(locks / path.stem))
-            missing = [
-                s
-                for s in missing
-                if read_cell(cell_path(folder, s, perturbation), cell_key(s, perturbation), ()) is None
-            ]
+                lock = folder / ".locks" / f"{path.parent.name}-{path.stem}"
+                lock.parent.mkdir(parents=True, exist_ok=True)
+                held.enter_context(FileLock(lock))
+            found |= _on_disk(missing, perturbation, measures, folder, warn=False)
+            missing = [subject for subject in missing if found[subject.name] is None]
             if missing:
-                _compute(missing, perturbation, folder, label or perturbation.name)
-        found |= cells([s for s in subjects if found[s.name] is None], perturbation, measures, folder)
+                computed = _compute(missing, perturbation, folder, label or perturbation.name)
+                found |= {name: {measure: cell[measure] for measure in measures} for name, cell in computed.items()}
     return found
 
 

@@ -17,7 +17,7 @@ from mae_helpers import run
 from mae_helpers.images import ImageSet
 from mae_helpers.profiles import Input, load_profile
 
-# Four layers are the fewest that every rule in claims.py can read (thirds, quarters, three-layer climbs).
+# Four layers are the fewest that every rule in claims/ can read (thirds, quarters, three-layer climbs).
 TINY = {"img_size": 32, "patch_size": 8, "embed_dim": 24, "depth": 4, "num_heads": 4}
 CLASSES = ["bird", "cat", "dog"]
 HEADS = {

@@ -350,3 +350,20 @@ def test_badges_have_the_colours_of_the_tables():
     style = (ROOT / "book" / "_static" / "book.css").read_text()
     for verdict, colour in claims.COLOURS.items():
         assert f".verdict.{verdict.replace(' ', '-')} {{ background: {colour}; }}" in style
+
+
+@pytest.mark.parametrize(
+    ("name", "tables"),
+    [
+        ("deeper_layers_lose_more", [features(lambda *_: 1).query("level != 90")]),
+        ("noise_is_steeper", [table2(lambda *_: 80).query("severity == 1")]),
+        ("severity_is_gradual", [table2(lambda *_: 80).query("severity in (1, 5)")]),
+        ("occlusion_knee", [fig5([90.0] * 10).query("occlusion_percent <= 60")]),
+        ("alignment_follows_accuracy", [table3(), table1([90.0] * 11).query("level != 'V'"), fig5([90.0] * 10)]),
+        ("wrong_are_less_aligned", [table3(cosine_correct=lambda _: 0.9, cosine_wrong=lambda _: float("nan"))]),
+    ],
+)
+def test_too_few_levels_are_not_tested(name, tables):
+    row = claims.judge(name, *tables)
+    assert row["verdict"] == NOT_TESTED
+    assert row["note"]

@@ -141,11 +141,6 @@ def test_accuracy_table_by_hand():
     assert table["top1_low"].tolist()[2:] == table["top1_high"].tolist()[2:] == [100, 0]
 
 
-def test_accuracy_without_labels_is_an_error():
-    with pytest.raises(ValueError, match="accuracy needs labels"):
-        accuracy_table({"mae": {"clean": np.array([0, 1])}}, np.array([0, -1]))
-
-
 EMBEDDINGS = {
     "mae": {"clean": np.array([[1.0, 0], [3, 4]]), 10: np.array([[0.0, 2], [6, 8]])},
     "sup": {"clean": np.array([[0.0, 1], [2, 0]]), 10: np.array([[3.0, 4], [1, 1]])},

@@ -272,7 +272,7 @@ def test_a_pickled_array_is_refused_and_not_executed(mae, tmp_path):
 
 def test_nothing_but_cells_is_left_behind(pair, tmp_path):
     sweep.sweep(pair, occlusion_levels("cls_rollout", [50]), "prediction", tmp_path)
-    files = [path for path in tmp_path.rglob("*") if path.is_file()]
+    files = [path for path in tmp_path.rglob("*") if path.is_file() and path.parent.name != ".locks"]
     assert sorted(path.parent.name for path in files) == ["mae", "mae", "sup", "sup"]
     assert {path.suffix for path in files} == {".npz"}
 
@@ -290,7 +290,7 @@ def test_a_failed_write_leaves_nothing_and_the_next_call_succeeds(mae, tmp_path,
         patch.setattr(Path, step, fails)
         with pytest.raises(OSError, match="no space"):
             sweep.cells([mae], BLUR, MEASURES, tmp_path)
-    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert not [path for path in tmp_path.rglob("*") if path.is_file() and path.parent.name != ".locks"]
     assert set(sweep.cells([mae], BLUR, MEASURES, tmp_path)["mae"]) == set(MEASURES)
 
 
@@ -473,3 +473,38 @@ def test_an_array_in_a_cells_place_is_named_and_computed_again(mae, tmp_path):
     with pytest.warns(UserWarning, match=re.escape(str(path))):
         after = sweep.sweep([mae], {"clean": Clean()}, "embedding", tmp_path)
     np.testing.assert_array_equal(before[mae.name]["clean"], after[mae.name]["clean"])
+
+
+def test_images_without_labels_are_refused(tiny_images, tmp_path):
+    unlabelled = subject("mae", 1, replace(tiny_images, labels=np.full(12, -1)))
+    with pytest.raises(ValueError, match="accuracy needs labels"):
+        sweep.sweep([unlabelled], {"clean": Clean()}, "prediction", tmp_path)
+
+
+def test_a_damaged_measure_under_a_good_key_is_computed_again(mae, tmp_path):
+    sweep.sweep([mae], {"clean": Clean()}, "prediction", tmp_path)
+    path, key = sweep.cell_path(tmp_path, mae, Clean()), sweep.cell_key(mae, Clean())
+    embedding = sweep.read_cell(path, key, ("embedding",))["embedding"].tobytes()
+    content = bytearray(path.read_bytes())
+    content[content.index(embedding) + 5] ^= 1
+    path.write_bytes(content)
+    with pytest.warns(UserWarning, match=re.escape(str(path))):
+        found = sweep.sweep([mae], {"clean": Clean()}, "embedding", tmp_path)
+    assert found["mae"]["clean"].tobytes() == embedding
+
+
+def test_a_cell_that_another_run_finishes_meanwhile_is_read(mae, tmp_path, monkeypatch):
+    """Whoever waits for the lock finds the cell written when it gets it."""
+    whole = sweep.sweep([mae], {"clean": Clean()}, "embedding", tmp_path)["mae"]["clean"]
+    path = sweep.cell_path(tmp_path, mae, Clean())
+    hidden = path.with_name("hidden")
+    path.rename(hidden)
+
+    class Lock(sweep.FileLock):
+        def __enter__(self):
+            hidden.rename(path)
+            return super().__enter__()
+
+    monkeypatch.setattr(sweep, "FileLock", Lock)
+    forbid_computing(monkeypatch)
+    np.testing.assert_array_equal(sweep.sweep([mae], {"clean": Clean()}, "embedding", tmp_path)["mae"]["clean"], whole)

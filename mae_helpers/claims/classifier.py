@@ -90,6 +90,7 @@ def corruptions_stable(table2: pd.DataFrame) -> Finding:
 def noise_is_steeper(table2: pd.DataFrame) -> Finding:
     """Table II: points lost from the first to the last severity, by group."""
     by_group = select(table2).groupby(["group", "severity"])["top1_percent"].mean().unstack("severity")
+    needed(by_group.iloc[0], 1, 5)
     loss = by_group.iloc[:, 0] - by_group.iloc[:, -1]
     others = loss.drop("noise")
     words = "points lost from severity 1 to 5: " + ", ".join(f"{name} {value:.1f}" for name, value in loss.items())
@@ -98,7 +99,7 @@ def noise_is_steeper(table2: pd.DataFrame) -> Finding:
 
 def severity_is_gradual(table2: pd.DataFrame) -> Finding:
     """Table II: the mean over corruptions by severity."""
-    mean = select(table2).groupby("severity")["top1_percent"].mean()
+    mean = needed(select(table2).groupby("severity")["top1_percent"].mean(), 1, 2, 3, 4, 5)
     falls, whole = -mean.diff().dropna(), mean.iloc[0] - mean.iloc[-1]
     words = "mean over corruptions: " + ", ".join(f"{value:.1f}" for value in mean) + " %"
     return Finding(words, bool((falls > 0).all() and falls.max() <= whole / 2), whole > 0)

@@ -58,5 +58,7 @@ def kept_shares(table: pd.DataFrame, level: str, model: str = "mae_finetuned") -
 def steps(values: pd.Series, knee: int = 60) -> tuple[float, float]:
     """Mean change a step of 10 up to `knee`, and beyond it; `values` are indexed by percent."""
     needed(values, 0, knee)
+    if values.index[-1] <= knee:
+        raise NotTestedError(f"this run has no level beyond {knee}")
     before, after = (values[knee] - values[0]) / knee, (values.iloc[-1] - values[knee]) / (values.index[-1] - knee)
     return 10 * float(before), 10 * float(after)
