@@ -46,10 +46,17 @@ class Chapter:
             self.opened[name] = model
         return self.opened[name]
 
-    def classifiers(self) -> list[str]:
-        """The profile's classifiers: the fine-tuned MAE, and the supervised ViT where there is one."""
+    def classifiers(self, per_class: int | None, supervised_per_class: int | None) -> dict[str, ImageSet]:
+        """The profile's classifiers and the images that each is tested on: the first so many of each class.
+
+        The fine-tuned MAE, and the supervised ViT where there is one, on no more images than MAE.
+        """
         checkpoints.settings_of(self.profile, "mae_finetuned")
-        return ["mae_finetuned", *(["vit_supervised"] if "vit_supervised" in self.profile.models else [])]
+        fewer = [count for count in (per_class, supervised_per_class) if count is not None]
+        sets = {"mae_finetuned": self.images(per_class=per_class)}
+        if "vit_supervised" in self.profile.models:
+            sets["vit_supervised"] = self.images(per_class=min(fewer, default=None))
+        return sets
 
     @property
     def is_paper(self) -> bool:
@@ -80,16 +87,16 @@ class Chapter:
         }
 
     def sweep(
-        self, models: Sequence[str], chosen: ImageSet, levels: Mapping[Hashable, Perturbation], measure: str
+        self, sets: Mapping[str, ImageSet], levels: Mapping[Hashable, Perturbation], measure: str
     ) -> dict[str, dict[Hashable, np.ndarray]]:
-        """One measure of `chosen` under every level, by model and level: (images, ...) each.
+        """One measure of each model's images under every level, by model and level: (images, ...) each.
 
         `measure` is prediction, embedding, heads, cls_rollout or patch_rollout. Cells lie in the results' folder
         `cells`; those that another chapter computed are read there.
         """
-        source = images.fingerprint(chosen.source) if chosen.source else ""
         subjects = []
-        for name in models:
+        for name, chosen in sets.items():
+            source = images.fingerprint(chosen.source) if chosen.source else ""
             settings = checkpoints.settings_of(self.profile, "mae_pretrained" if name == "random" else name)
             path = checkpoints.checkpoint_path(settings)
             checkpoints.verify(path, settings.hash)

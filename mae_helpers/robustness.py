@@ -94,11 +94,15 @@ def top1_percent(correct: np.ndarray, seed: int = 0) -> dict[str, float]:
 
 
 def accuracy_table(
-    predictions: Mapping[str, Mapping[Hashable, np.ndarray]], labels: np.ndarray, seed: int = 0
+    predictions: Mapping[str, Mapping[Hashable, np.ndarray]], sets: Mapping[str, ImageSet], seed: int = 0
 ) -> pd.DataFrame:
-    """Accuracy of predicted classes (images,) by model and level: model, level, images, top1_percent, _low, _high."""
+    """Accuracy of predicted classes (images,) by model and level: model, level, images, top1_percent, _low, _high.
+
+    `sets` are the images that each model saw.
+    """
     return pd.DataFrame(
-        {"model": model, "level": level, "images": len(labels)} | top1_percent(predicted == labels, seed)
+        {"model": model, "level": level, "images": len(sets[model])}
+        | top1_percent(predicted == sets[model].labels, seed)
         for model, levels in predictions.items()
         for level, predicted in levels.items()
     )
@@ -107,12 +111,12 @@ def accuracy_table(
 def alignment(
     embeddings: Mapping[str, Mapping[Hashable, np.ndarray]],
     predictions: Mapping[str, Mapping[Hashable, np.ndarray]],
-    labels: np.ndarray,
+    sets: Mapping[str, ImageSet],
     clean: Hashable = "clean",
 ) -> pd.DataFrame:
-    """How each image's embedding moved (Eq. 1): model, level, image (row), cosine, norms, correct.
+    """How each image's embedding moved (Eq. 1): model, level, image, cosine, norms, correct.
 
-    `embeddings` (images, D) by model and level, among them the level `clean` that all are compared with; the
+    `embeddings` (images, D) by model and level, among them the level `clean` that all are compared with, of the images in `sets`; the
     `norm_difference` is | |z_pert| - |z_clean| |, and `relative_norm_difference` its share of |z_clean|.
     """
     parts = []
@@ -124,11 +128,11 @@ def alignment(
             columns = {
                 "model": model,
                 "level": level,
-                "image": np.arange(len(labels)),
+                "image": sets[model].ids,
                 "cosine": cosine(start, moved),
                 "norm_difference": difference,
                 "relative_norm_difference": difference / norms,
-                "correct": predictions[model][level] == labels,
+                "correct": predictions[model][level] == sets[model].labels,
             }
             parts.append(pd.DataFrame(columns))
     return pd.concat(parts, ignore_index=True)

@@ -165,8 +165,12 @@ def sweep(
 ) -> dict[str, dict[Hashable, np.ndarray]]:
     """One measure of every model and level: {model: {level: array (images, ...)}}."""
     found: dict[str, dict] = {subject.name: {} for subject in subjects}
+    groups: dict[tuple, list[Subject]] = {}  # models with the same images share the work on the pixels
+    for subject in subjects:
+        groups.setdefault(tuple(subject.images.ids), []).append(subject)
     for number, (level, perturbation) in enumerate(levels.items(), 1):
         label = f"{perturbation.name} ({number} of {len(levels)})"
-        for name, cell in cells(subjects, perturbation, (measure,), folder, label).items():
-            found[name][level] = cell[measure]
+        for group in groups.values():
+            for name, cell in cells(group, perturbation, (measure,), folder, label).items():
+                found[name][level] = cell[measure]
     return found

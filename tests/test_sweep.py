@@ -392,7 +392,7 @@ TWO = ["mae_finetuned", "vit_supervised"]
 def test_a_chapters_sweep_gives_each_model_its_own_normalisation(chapter):
     half = {"mean": [0.5] * 3, "std": [0.25] * 3}
     chapter = afresh(chapter, vit_supervised=half)
-    found = chapter.sweep(TWO, chapter.images(), blur_levels(["X"]), "prediction")
+    found = chapter.sweep(dict.fromkeys(TWO, chapter.images()), blur_levels(["X"]), "prediction")
     assert {name: list(levels) for name, levels in found.items()} == {name: ["clean", "X"] for name in TWO}
     pixels = pixels_of(chapter.images())
     assert not np.array_equal(found[TWO[0]]["clean"], found[TWO[1]]["clean"])
@@ -404,20 +404,20 @@ def test_a_chapters_sweep_gives_each_model_its_own_normalisation(chapter):
 
 def test_chapters_share_their_cells(chapter, monkeypatch):
     levels = blur_levels(["I"]) | {"half": Occlusion(50)}
-    first = chapter.sweep(TWO, chapter.images(), levels, "embedding")
+    first = chapter.sweep(dict.fromkeys(TWO, chapter.images()), levels, "embedding")
     assert {path.parent.name for path in (chapter.tables / "cells").rglob("*.npz")} == set(TWO)
     forbid_computing(monkeypatch)
-    assert same(first, afresh(chapter).sweep(TWO, chapter.images(), levels, "embedding"))
+    assert same(first, afresh(chapter).sweep(dict.fromkeys(TWO, chapter.images()), levels, "embedding"))
 
 
 @pytest.mark.parametrize("file", ["weights/mae_finetuned.safetensors", "images/cat/001.png"])
 def test_another_checkpoint_or_image_is_computed_anew(chapter, tmp_path, file):
-    before = chapter.sweep(["mae_finetuned"], chapter.images(), {"clean": Clean()}, "embedding")
+    before = chapter.sweep(dict.fromkeys(["mae_finetuned"], chapter.images()), {"clean": Clean()}, "embedding")
     if file.startswith("weights"):
         save_file(make_vit(7, global_pool="avg").state_dict(), tmp_path / file)
     else:
         shutil.copy(tmp_path / "images" / "dog" / "002.png", tmp_path / file)
-    after = afresh(chapter).sweep(["mae_finetuned"], chapter.images(), {"clean": Clean()}, "embedding")
+    after = afresh(chapter).sweep(dict.fromkeys(["mae_finetuned"], chapter.images()), {"clean": Clean()}, "embedding")
     assert not np.allclose(before["mae_finetuned"]["clean"], after["mae_finetuned"]["clean"])
 
 
@@ -425,26 +425,26 @@ def test_a_missing_checkpoint_is_named(chapter, tmp_path):
     path = tmp_path / "weights" / "vit_supervised.safetensors"
     path.unlink()
     with pytest.raises(CheckpointError, match=f"{re.escape(str(path))}: no such checkpoint"):
-        chapter.sweep(TWO, chapter.images(), {"clean": Clean()}, "prediction")
+        chapter.sweep(dict.fromkeys(TWO, chapter.images()), {"clean": Clean()}, "prediction")
 
 
 def test_an_unknown_model_is_named_with_the_known_ones(chapter):
     with pytest.raises(CheckpointError, match="no model 'mae_huge' among mae_pretrained, mae_finetuned"):
-        chapter.sweep(["mae_huge"], chapter.images(), {"clean": Clean()}, "prediction")
+        chapter.sweep(dict.fromkeys(["mae_huge"], chapter.images()), {"clean": Clean()}, "prediction")
 
 
 def test_a_checkpoint_with_another_hash_is_refused_though_its_cells_are_there(chapter):
-    chapter.sweep(TWO, chapter.images(), {"clean": Clean()}, "prediction")
+    chapter.sweep(dict.fromkeys(TWO, chapter.images()), {"clean": Clean()}, "prediction")
     wrong = afresh(chapter, vit_supervised={"hash": "sha256:000000"})
     with pytest.raises(CheckpointError, match=r"vit_supervised\.safetensors: sha256 is .* expected 000000"):
-        wrong.sweep(TWO, chapter.images(), {"clean": Clean()}, "prediction")
+        wrong.sweep(dict.fromkeys(TWO, chapter.images()), {"clean": Clean()}, "prediction")
 
 
 def test_other_settings_of_the_same_weights_are_computed_anew(chapter):
     images, levels = chapter.images(), {"clean": Clean()}
-    first = chapter.sweep(["mae_finetuned"], images, levels, "embedding")
+    first = chapter.sweep(dict.fromkeys(["mae_finetuned"], images), levels, "embedding")
     fewer = {"arguments": chapter.profile.models["mae_finetuned"].arguments | {"num_heads": 2}}
-    other = afresh(chapter, mae_finetuned=fewer).sweep(["mae_finetuned"], images, levels, "embedding")
+    other = afresh(chapter, mae_finetuned=fewer).sweep(dict.fromkeys(["mae_finetuned"], images), levels, "embedding")
     assert not np.allclose(first["mae_finetuned"]["clean"], other["mae_finetuned"]["clean"], atol=1e-3)
 
 
@@ -455,14 +455,16 @@ def test_another_image_set_with_the_same_names_has_cells_of_its_own(chapter, tmp
         Image.open(path).rotate(90).save(path)
     others = open_images(replace(chapter.profile.images, folder=str(tmp_path / "others")), chapter.profile.input)
     assert list(others.ids) == list(images.ids)
-    first, second = (chapter.sweep(["mae_finetuned"], one, levels, "embedding") for one in (images, others))
+    first, second = (
+        chapter.sweep(dict.fromkeys(["mae_finetuned"], one), levels, "embedding") for one in (images, others)
+    )
     assert not np.allclose(first["mae_finetuned"]["clean"], second["mae_finetuned"]["clean"], atol=1e-3)
 
 
 @pytest.mark.parametrize("name", ["mae_pretrained", "random"])
 def test_a_model_without_a_classifier_is_named(chapter, name):
     with pytest.raises(ValueError, match=f"{name} has no classifier"):
-        chapter.sweep([name], chapter.images(), {"clean": Clean()}, "embedding")
+        chapter.sweep(dict.fromkeys([name], chapter.images()), {"clean": Clean()}, "embedding")
 
 
 def test_an_array_in_a_cells_place_is_named_and_computed_again(mae, tmp_path):
