@@ -64,6 +64,11 @@ def reads_tables(path: Path) -> bool:
     return any(READS_TABLES in cell.metadata.get("tags", []) for cell in nbformat.read(path, 4).cells)
 
 
+def usual_seconds(path: Path) -> float:
+    """How long the notebook says that it takes on the demo (its metadata), or 0: the longest are started first."""
+    return nbformat.read(path, 4).metadata.get(MARK, {}).get("seconds", 0)
+
+
 def fingerprint(
     path: Path, profile: Profile, parameters: dict[str, object], data: str, tables: Path | None = None
 ) -> str:

@@ -88,7 +88,7 @@ class Run:
     def all(self, jobs: int) -> bool:
         """Run what is not current, `jobs` side by side; returns whether every chapter succeeded.
 
-        Chapters that read the others' tables come last. Nothing already computed is lost.
+        The longest come first, and last those that read the others' tables. Nothing already computed is lost.
         """
         stale = [path for path in self.paths if not self.is_current(path)]
         current = len(self.paths) - len(stale)
@@ -103,10 +103,11 @@ class Run:
             "provenance": results.provenance(),
         }
         readers = [path for path in self.paths if notebooks.reads_tables(path)]
+        others = sorted(set(self.paths) - set(readers), key=lambda path: (-notebooks.usual_seconds(path), path))
         threads = max(1, (os.cpu_count() or 1) // jobs)
         failures = []
         with Display() as display, ThreadPoolExecutor(jobs) as pool:
-            for chapters in ([path for path in self.paths if path not in readers], readers):
+            for chapters in (others, readers):
                 futures = [pool.submit(self.chapter, path, display, threads, about) for path in chapters]
                 try:
                     failures += [future.result() for future in futures]

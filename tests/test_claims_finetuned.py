@@ -346,10 +346,10 @@ def test_scorecard_as_markdown_links_the_figure_and_names_what_is_missing():
     assert sum("[not tested here]" in line for line in text.splitlines()) == 9
 
 
-def test_badges_have_the_colours_of_the_tables():
+def test_every_verdict_has_a_badge_in_the_style_sheet():
     style = (ROOT / "book" / "_static" / "book.css").read_text()
-    for verdict, colour in claims.COLOURS.items():
-        assert f".verdict.{verdict.replace(' ', '-')} {{ background: {colour}; }}" in style
+    for verdict in claims.VERDICTS:
+        assert f".verdict.{verdict.replace(' ', '-')} {{" in style
 
 
 @pytest.mark.parametrize(

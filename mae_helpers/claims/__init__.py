@@ -15,7 +15,6 @@ from mae_helpers.claims.finding import NotTestedError
 
 CLAIMS: dict[str, dict] = yaml.safe_load((Path(__file__).parent / "claims.yaml").read_text())
 VERDICTS = ("supported", "partly", "not supported", "not tested here")
-COLOURS = dict(zip(VERDICTS, ("#0B6B4B", "#7A5F00", "#A33B07", "#5F5F5F"), strict=True))  # readable under white text
 COLUMNS = ["claim", "where", "paper", "here", "difference", "tolerance", "verdict", "note"]
 
 
@@ -69,18 +68,22 @@ def scorecard(read: Callable[[str], pd.DataFrame]) -> pd.DataFrame:
 
 def as_markdown(card: pd.DataFrame, section: str) -> str:
     """One section of a scorecard as a MyST table: verdicts as badges by class, figures as numbered links."""
-    lines = ["| claim | paper | here | difference | supported if | verdict | figure |", "|---|---|---|---|---|---|---|"]
+    heads = ["claim", "paper", "here", "difference", "supported if", "verdict", "figure"]
+    table = []
     for row in card[card["section"] == section].itertuples():
         figure = f"{{numref}}`{row.figure}`" if row.figure else ""
         verdict = f"[{row.verdict}]{{.verdict .{row.verdict.replace(' ', '-')}}}"
         here = f"{row.here}; {row.note}" if row.here and row.note else row.here or row.note
         cells = (f"**{row.claim}** ({row.where})", row.paper, here, row.difference, row.tolerance, verdict, figure)
-        lines.append("| " + " | ".join(str(cell).replace("|", "\\|") for cell in cells) + " |")
-    return "\n".join(lines)
+        table.append([str(cell).replace("|", "\\|") for cell in cells])
+    kept = [column for column in range(len(heads)) if any(cells[column] for cells in table)]
+    lines = [heads, ["---"] * len(heads), *table]
+    return "\n".join("| " + " | ".join(line[column] for column in kept) + " |" for line in lines)
 
 
 def show(*rows: dict[str, str]) -> Styler:
     """Claims as the table at a chapter's end: whole texts, no row numbers, no column that is empty throughout."""
     table = pd.DataFrame(rows).drop(columns="difference")
     styler = table.loc[:, (table != "").any()].style.hide(axis="index").set_uuid("claims")
-    return styler.map(lambda verdict: f"color: white; background: {COLOURS[verdict]}", subset=["verdict"])
+    badge = '<span class="verdict {}">{}</span>'
+    return styler.format(lambda verdict: badge.format(verdict.replace(" ", "-"), verdict), subset=["verdict"])

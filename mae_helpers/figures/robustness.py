@@ -41,7 +41,9 @@ def level_curves(
         places = rows[x].infer_objects()  # a column of numbers that came from a mixed one is numeric again
         if not joined:
             error = np.abs(rows[list(band)].to_numpy().T - rows[y].to_numpy())
-            ax.errorbar(places, rows[y], error, label=NAMES[value], ls="", capsize=4, **style)
+            side_by_side = np.arange(len(rows)) + 0.12 * (list(table[hue].unique()).index(value) - 0.5)
+            ax.set_xticks(range(len(rows)), [str(place).replace("_", " ") for place in places])
+            ax.errorbar(side_by_side, rows[y], error, label=NAMES[value], ls="", capsize=4, **style)
             continue
         ax.plot(places, rows[y], label=NAMES[value], **style)
         if band:
@@ -112,6 +114,7 @@ def cosine_split(per_image: pd.DataFrame, ax: Axes) -> Axes:
             ax.hist(values, bins=bins, density=True, color=colours[correct], alpha=0.55, label=label)
             ax.axvline(values.median(), color=colours[correct], lw=1.5, ls="--")
     ax.set(xlabel="cosine with the clean embedding", ylabel="density")
+    ax.set_ylim(top=1.3 * ax.get_ylim()[1])  # room for the legend
     ax.legend(loc="upper left")
     return ax
 
