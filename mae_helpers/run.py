@@ -111,9 +111,11 @@ class Run:
                 futures = [pool.submit(self.chapter, path, display, threads, about) for path in chapters]
                 try:
                     failures += [future.result() for future in futures]
-                except BaseException:
-                    pool.shutdown(wait=False, cancel_futures=True)
-                    raise
+                except KeyboardInterrupt:
+                    for part in self.executed.glob("*.part.ipynb"):
+                        part.unlink()
+                    print("stopped: what was finished is kept", file=sys.stderr, flush=True)
+                    os._exit(130)  # at once: threads would be waited for, and the notebooks' kernels end with us
         failures = [failure for failure in failures if failure]
         for failure in failures:
             print(f"error: {failure}", file=sys.stderr)

@@ -1,6 +1,9 @@
 """The run command: bad input is refused before anything runs, with one clear line and a status other than 0."""
 
 import json
+import signal
+import subprocess
+import sys
 import threading
 
 import pytest
@@ -154,3 +157,17 @@ def test_two_chapters_run_side_by_side(monkeypatch, tmp_path):
     monkeypatch.setattr(notebooks, "execute", lambda source, *_: meeting.wait())
     monkeypatch.setattr(run, "check_inputs", lambda *_: None)
     assert run.Run(load_profile("demo"), ["01", "02"], {}, "cpu", tmp_path, str(tmp_path / "results")).all(2)
+
+
+def test_an_interrupt_stops_at_once(tmp_path):
+    code = (
+        "import sys, time; from mae_helpers import notebooks, run; run.check_inputs = lambda *_: None\n"
+        "notebooks.execute = lambda *_: (print('running', flush=True), time.sleep(120))\n"
+        "run.main(['--out', sys.argv[1], '--results', sys.argv[1], '--jobs', '2'])"
+    )
+    call = [sys.executable, "-c", code, str(tmp_path)]
+    with subprocess.Popen(call, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout.readline() == "running\n"
+        process.send_signal(signal.SIGINT)
+        assert process.wait(timeout=20) == 130
+        assert "stopped: what was finished is kept" in process.stderr.read()
