@@ -109,7 +109,6 @@ TINY_RUN = {  # parameters that make every chapter run in seconds; each notebook
     "supervised_images_per_class": 2,
     "control_images_per_class": 1,
     "corruption_images_per_class": 1,
-    "severities": [1, 3, 5],
 }
 
 
