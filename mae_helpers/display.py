@@ -43,6 +43,8 @@ class Display:
         """Show a chapter while it runs, and at the end how long it took."""
         began, word = time.monotonic(), "failed"
         self.running[title] = (file, began)
+        if not self.live:
+            self._print(f"{title}  started")
         try:
             yield
             word = "done"

@@ -94,15 +94,22 @@ def top1_percent(correct: np.ndarray, seed: int = 0) -> dict[str, float]:
 
 
 def accuracy_table(
-    predictions: Mapping[str, Mapping[Hashable, np.ndarray]], sets: Mapping[str, ImageSet], seed: int = 0
+    predictions: Mapping[str, Mapping[Hashable, np.ndarray]],
+    sets: Mapping[str, ImageSet],
+    seed: int = 0,
+    paired: ImageSet | None = None,
 ) -> pd.DataFrame:
     """Accuracy of predicted classes (images,) by model and level: model, level, images, top1_percent, _low, _high.
 
-    `sets` are the images that each model saw.
+    `sets` are the images that each model saw. The column paired_percent is the accuracy on the images of `paired` alone,
+    by default those of the smallest set: the one to compare models by.
     """
+    common = set((paired or min(sets.values(), key=len)).ids)
+    among = {model: np.isin(seen.ids, list(common)) for model, seen in sets.items()}
     return pd.DataFrame(
         {"model": model, "level": level, "images": len(sets[model])}
         | top1_percent(predicted == sets[model].labels, seed)
+        | {"paired_percent": 100 * float((predicted == sets[model].labels)[among[model]].mean())}
         for model, levels in predictions.items()
         for level, predicted in levels.items()
     )

@@ -157,7 +157,8 @@ def main(arguments: list[str] | None = None) -> int:
         if jobs < 1:
             raise ValueError(f"--jobs {jobs}: use 1 or more")
         if not Run(profile, options.notebooks, given, options.device, out, options.results).all(jobs):
-            print("no book was built: a chapter failed", file=sys.stderr)
+            if not options.no_book:
+                print("no book was built: a chapter failed", file=sys.stderr)
             return 1
         return 0 if options.no_book or build_book(profile, out, required=not options.notebooks) else 1
     except (ValueError, OSError, book.BookError) as error:

@@ -16,17 +16,23 @@ def ramp(start, end, count):
     return [start + (end - start) * step / (count - 1) for step in range(count)]
 
 
+def paired(tables):
+    """Tables of models that all saw the same images."""
+    table = pd.concat(tables)
+    return table.assign(paired_percent=table["top1_percent"])
+
+
 def table1(mae, vit=None, psnr=None, ssim=None):
     """Accuracies by level of both models; PSNR and SSIM fall unless given."""
     psnr, ssim = psnr or ramp(30, 20, 11), ssim or ramp(1, 0.4, 11)
-    return pd.concat(
+    return paired(
         pd.DataFrame({"model": model, "level": LEVELS, "top1_percent": values, "psnr_db": psnr, "ssim": ssim})
         for model, values in (("vit_supervised", vit or [50.0] * 11), ("mae_finetuned", mae))
     )
 
 
 def fig5(mae, vit=None, random=None):
-    return pd.concat(
+    return paired(
         pd.DataFrame({"model": model, "ranking": ranking, "occlusion_percent": PERCENTS, "top1_percent": values})
         for ranking, both in (("random", (random or mae, [1.0] * 10)), ("cls_rollout", (mae, vit or [50.0] * 10)))
         for model, values in zip(("mae_finetuned", "vit_supervised"), both, strict=True)

@@ -140,7 +140,16 @@ def test_accuracy_table_by_hand():
         "sup": {"clean": np.float32([0, 1, 1, 2]), ("fog", 1): np.float32([1, 0, 0, 1])},
     }
     table = accuracy_table(predictions, seen(predictions, [0, 1, 1, 2]))
-    assert list(table.columns) == ["model", "level", "images", "top1_percent", "top1_low", "top1_high"]
+    assert list(table.columns) == [
+        "model",
+        "level",
+        "images",
+        "top1_percent",
+        "top1_low",
+        "top1_high",
+        "paired_percent",
+    ]
+    assert (table["paired_percent"] == table["top1_percent"]).all()
     assert table["model"].tolist() == ["mae", "mae", "sup", "sup"]
     assert table["level"].tolist() == ["clean", ("fog", 1)] * 2
     assert table["images"].tolist() == [4] * 4
@@ -205,3 +214,12 @@ def test_alignment_is_the_weighted_mean_of_correct_and_wrong():
 def test_alignment_with_an_embedding_of_zeros_is_an_error():
     with pytest.raises(ValueError, match="zero vector"):
         alignment({"mae": {"clean": np.ones((2, 3)), 10: np.zeros((2, 3))}}, PREDICTIONS, seen(["mae"], LABELS))
+
+
+def test_accuracy_on_the_images_that_all_models_saw():
+    few = seen(["sup"], [0, 1])
+    predictions = {"mae": {"clean": np.array([0, 0, 1, 2])}, "sup": {"clean": np.array([0, 1])}}
+    table = accuracy_table(predictions, seen(["mae"], [0, 1, 1, 2]) | few)
+    assert table["top1_percent"].tolist() == [75, 100]
+    assert table["paired_percent"].tolist() == [50, 100]
+    assert table["images"].tolist() == [4, 2]

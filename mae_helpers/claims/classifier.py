@@ -70,7 +70,8 @@ def occlusion_knee(fig5: pd.DataFrame) -> Finding:
 def any_subset_serves(fig5: pd.DataFrame) -> Finding:
     """Fig. 5: guided against random masking at 50 %, each as a share of its images' clean accuracy."""
     kept = {
-        name: float(needed(kept_shares(rows, "occlusion_percent"), 50)[50]) for name, rows in fig5.groupby("ranking")
+        name: float(needed(kept_shares(rows, "occlusion_percent", value="paired_percent"), 50)[50])
+        for name, rows in fig5.groupby("ranking")
     }
     cost = 100 * (kept["random"] - kept["cls_rollout"])
     words = f"half masked: {kept['cls_rollout']:.0%} kept when guided, {kept['random']:.0%} at random"
@@ -117,8 +118,10 @@ def more_robust_than_vit(table1: pd.DataFrame, fig5: pd.DataFrame, table2: pd.Da
     """Abstract: the mean share of the clean accuracy that MAE and ViT keep, under all three kinds of perturbation."""
     better, words, models = [], [], ("mae_finetuned", "vit_supervised")
     kept = {
-        "blur": [kept_shares(table1, "level", name).iloc[1:].mean() for name in models],
-        "occlusion": [kept_shares(guided(fig5), "occlusion_percent", name).iloc[1:].mean() for name in models],
+        "blur": [kept_shares(table1, "level", name, "paired_percent").iloc[1:].mean() for name in models],
+        "occlusion": [
+            kept_shares(guided(fig5), "occlusion_percent", name, "paired_percent").iloc[1:].mean() for name in models
+        ],
         "corruptions": [
             (rows["top1_percent"] / rows["clean_percent"]).mean() for rows in (select(table2, name) for name in models)
         ],
@@ -126,6 +129,6 @@ def more_robust_than_vit(table1: pd.DataFrame, fig5: pd.DataFrame, table2: pd.Da
     for kind, (mae, vit) in kept.items():
         better.append(bool(mae > vit))
         words.append(f"{kind} {mae:.0%} against {vit:.0%}")
-    top1 = [float(select(table1, name)["top1_percent"].iloc[0]) for name in models]
-    note = f"clean accuracy: MAE {top1[0]:.1f} %, ViT {top1[1]:.1f} %"
+    top1 = [float(select(table1, name)["paired_percent"].iloc[0]) for name in models]
+    note = f"on the same images; clean accuracy: MAE {top1[0]:.1f} %, ViT {top1[1]:.1f} %"
     return Finding("kept by MAE and by ViT: " + ", ".join(words), all(better), any(better), note=note)

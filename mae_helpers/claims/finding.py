@@ -49,9 +49,11 @@ def needed(values: pd.Series, *labels: object) -> pd.Series:
     return values
 
 
-def kept_shares(table: pd.DataFrame, level: str, model: str = "mae_finetuned") -> pd.Series:
-    """Accuracy by level as a share of the clean one, which is the first level."""
-    values = select(table, model).set_index(level)["top1_percent"]
+def kept_shares(
+    table: pd.DataFrame, level: str, model: str = "mae_finetuned", value: str = "top1_percent"
+) -> pd.Series:
+    """Accuracy by level as a share of the clean one, which is the first level; `paired_percent` compares on equal images."""
+    values = select(table, model).set_index(level)[value]
     return values / values.iloc[0]
 
 
