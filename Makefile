@@ -2,10 +2,13 @@
 # make test    the whole test suite
 # make lab     JupyterLab on the notebooks
 # PROFILE=paper or PROFILE=my.yaml picks other images and models; RUN holds more options for mae_helpers.run.
+# IMAGENET=/data/imagenet/val and the others below tell the profile `paper` where images and weights are.
 PROFILE ?= demo
 RUN ?=
 PYTHON ?= python3
 BIN := .venv/bin
+
+export IMAGENET IMAGENET_LABELS IMAGENET_C IMAGENET_R IMAGENET_A SAM WEIGHTS
 
 .PHONY: book test lab lint format lock clean
 

@@ -97,3 +97,7 @@ class Rollout:
     def result(self) -> np.ndarray:
         """Scores of all images, (images, N)."""
         return np.concatenate(self.scores)
+
+    def fresh(self) -> "Rollout":
+        """The same rows with nothing gathered."""
+        return Rollout(self.rows, self.layers)

@@ -11,6 +11,8 @@ import torch
 from timm.models.vision_transformer import VisionTransformer
 
 from mae_helpers import checkpoints, figures, images, results
+from mae_helpers.compute import Compute, compile_blocks, computing_of
+from mae_helpers.decoded import decoded
 from mae_helpers.encoder import Statistic, one_pass
 from mae_helpers.images import ImageSet
 from mae_helpers.perturbations import Perturbation
@@ -26,15 +28,35 @@ class Chapter:
     device: torch.device
     seed: int
     tables: Path
+    compute: Compute = field(default_factory=Compute)
     opened: dict[str, VisionTransformer] = field(default_factory=dict, repr=False)
+
+    def _decoded(self, found: ImageSet) -> ImageSet:
+        return decoded(found, self.tables / "pixels", self.compute.workers)
 
     def images(self, classes: list[str] | None = None, per_class: int | None = None) -> ImageSet:
         """The profile's images: the first `per_class` of each of `classes`, by default all."""
-        return images.first_images(self.profile).subset(classes, per_class)
+        return self.all_images.subset(classes, per_class)
+
+    def some_classes(self, count: int) -> list[str]:
+        """At most `count` of the images' classes in their order, the profile's `three_classes` among them."""
+        names, first = self.all_images.names, self.profile.three_classes
+        chosen = list(dict.fromkeys([*first, *names]))[:count]
+        return [name for name in names if name in chosen]
+
+    @cached_property
+    def all_images(self) -> ImageSet:
+        """All images of the profile; their files are decoded once, whichever chapter asks first."""
+        return self._decoded(images.first_images(self.profile))
 
     def second_images(self) -> ImageSet | None:
-        """The profile's second image set, or None."""
-        return images.second_images(self.profile)
+        """The profile's second image set, or None where it names none or its optional folder is missing."""
+        found = images.second_images(self.profile)
+        return None if found is None else self._decoded(found)
+
+    def shifted_images(self) -> dict[str, ImageSet]:
+        """The profile's further test sets by name, ImageNet-R and ImageNet-A, without those that are left out."""
+        return {name: self._decoded(found) for name, found in images.shifted_images(self.profile).items()}
 
     def model(self, name: str) -> VisionTransformer:
         """A model of the profile by name, read once; `random` is mae_pretrained's architecture with random weights."""
@@ -43,7 +65,7 @@ class Chapter:
                 model = checkpoints.random_model(self.profile, "mae_pretrained", self.device, self.seed)
             else:
                 model = checkpoints.load_model(self.profile, name, self.device)
-            self.opened[name] = model
+            self.opened[name] = compile_blocks(model) if self.compute.compile else model
         return self.opened[name]
 
     def classifiers(self, per_class: int | None, supervised_per_class: int | None) -> dict[str, ImageSet]:
@@ -61,12 +83,12 @@ class Chapter:
     @property
     def is_paper(self) -> bool:
         """Whether this run uses the paper's own models and data, so that its numbers should agree."""
-        return self.profile.name == "paper"
+        return self.profile.same_as_paper
 
     def seen_by(self, name: str, chosen: ImageSet) -> ImageSet:
         """`chosen` with the normalisation that the model `name` was trained with."""
         model = self.profile.models["mae_pretrained" if name == "random" else name]
-        return chosen.normalised_as(model.mean, model.std)
+        return chosen.normalised_as(*checkpoints.normalisation(model))
 
     def compare(
         self,
@@ -81,7 +103,13 @@ class Chapter:
         """
         return {
             name: one_pass(
-                self.model(name), self.seen_by(name, chosen), statistics(), ratio=ratio, seed=self.seed, label=name
+                self.model(name),
+                self.seen_by(name, chosen),
+                statistics(),
+                ratio=ratio,
+                seed=self.seed,
+                label=name,
+                compute=self.compute,
             )
             for name in models
         }
@@ -98,11 +126,12 @@ class Chapter:
         for name, chosen in sets.items():
             source = images.fingerprint(chosen.source) if chosen.source else ""
             settings = checkpoints.settings_of(self.profile, "mae_pretrained" if name == "random" else name)
-            path = checkpoints.checkpoint_path(settings)
+            path = checkpoints.fetched(settings)
             checkpoints.verify(path, settings.hash)
-            identity = f"{checkpoints.file_hash(path)} {settings.arguments} {source} {self.device.type}"
+            parts = (checkpoints.file_hash(path), settings.model, settings.arguments, source, self.device.type)
+            identity = f"{parts} {self.compute.identity}"
             subjects.append(Subject(name, partial(self.model, name), self.seen_by(name, chosen), identity))
-        return sweep(subjects, levels, measure, self.tables / "cells")
+        return sweep(subjects, levels, measure, self.tables / "cells", self.compute)
 
     @cached_property
     def origin(self) -> dict[str, str]:
@@ -122,17 +151,24 @@ class Chapter:
         kind = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else "CPU"
         return (
             f"> **Profile: {self.profile.title or self.profile.name}.** {self.profile.about} "
-            f"Computed on: {kind}; seed {self.seed}."
+            f"Computed on: {kind}, {self.compute.identity}; seed {self.seed}."
         )
 
 
-def begin(profile: str, device: str = "auto", seed: int = 0, results_folder: str | None = None) -> Chapter:
+def begin(
+    profile: str,
+    device: str = "auto",
+    seed: int = 0,
+    results_folder: str | None = None,
+    precision: str | None = None,
+) -> Chapter:
     """Open a profile for a notebook, put the book's figure style on, and fix PyTorch's seed.
 
-    Trouble with the profile or the device is raised here, before anything is computed.
+    Trouble with the profile, the device or the precision is raised here, before anything is computed.
     """
     loaded = load_profile(profile)
-    chapter = Chapter(loaded, checkpoints.pick_device(device), seed, results.folder(loaded, results_folder))
+    compute, tables = computing_of(loaded.compute, precision), results.folder(loaded, results_folder)
+    chapter = Chapter(loaded, checkpoints.pick_device(device), seed, tables, compute)
     torch.manual_seed(seed)
     figures.use_style()
     return chapter

@@ -1,16 +1,20 @@
-"""Find a checkpoint, verify its hash, and load it strictly into a timm `VisionTransformer`."""
+"""Find a checkpoint or fetch it, verify its hash, and load it strictly into a timm `VisionTransformer`."""
 
 import argparse
 import hashlib
+import re
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 
+import timm
 import torch
 from safetensors.torch import load_file
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from mae_helpers.demo import WEIGHTS
+from mae_helpers.downloads import cache_folder, download, from_hub, timm_settings
 from mae_helpers.profiles import Model, Profile
 
 DECODER_KEYS = ("mask_token", "decoder_")  # what the official pre-training checkpoint holds beside the encoder
@@ -35,9 +39,37 @@ def pick_device(name: str = "auto") -> torch.device:
 
 
 def checkpoint_path(model: Model) -> Path:
-    """Where a model's checkpoint lies: `bundled:` names are the project's own, all others are files."""
-    name = model.checkpoint
-    return WEIGHTS / name.removeprefix("bundled:") if name.startswith("bundled:") else Path(name).expanduser()
+    """Where a model's weights lie, whether they are there yet or not: `bundled:` names are the project's own.
+
+    A file named by `checkpoint` comes first, then the one behind `url` in the cache folder. Weights of timm's own that
+    were fetched are found by `fetched`.
+    """
+    name = model.checkpoint or ""
+    if name.startswith("bundled:"):
+        return WEIGHTS / name.removeprefix("bundled:")
+    if model.url and not Path(name).is_file():
+        return cache_folder() / model.url.rsplit("/", 1)[-1]
+    return Path(name or f"{model.model}.safetensors")
+
+
+def fetched(model: Model) -> Path:
+    """The file of a model's weights, downloaded first where it is on none of this machine's known places."""
+    path = checkpoint_path(model)
+    if path.is_file():
+        return path
+    if model.url:
+        return download(model.url)
+    if model.model and "." in model.model:
+        return from_hub(model.model)
+    raise CheckpointError(f"{path}: no such checkpoint; put it there, or correct `checkpoint` in the profile")
+
+
+def identity(model: Model) -> str:
+    """What tells a model's weights from others, fetched already or not: the hash that is checked, or the file's own."""
+    path = checkpoint_path(model)
+    if model.hash or not path.is_file():
+        return model.hash or model.url or model.model or path.name
+    return file_hash(path)
 
 
 @cache
@@ -54,13 +86,18 @@ def file_hash(path: Path, kind: str = "sha256") -> str:
 
 def checkpoint_hashes(profile: Profile) -> dict[str, str]:
     """The SHA-256 of every checkpoint of the profile, by model."""
-    return {name: file_hash(checkpoint_path(model)) for name, model in profile.models.items()}
+    return {name: file_hash(fetched(model)) for name, model in profile.models.items()}
 
 
 def verify(path: Path, expected: str | None) -> None:
-    """Compare a file's hash with `md5:...` or `sha256:...` (or the beginning of one); CheckpointError if it differs."""
+    """Compare a file's hash with `md5:...` or `sha256:...` (or the beginning of one); CheckpointError if it differs.
+
+    A file of the Hugging Face hub's cache is named after its own SHA-256, and is compared with that at least.
+    """
     if not path.is_file():
         raise CheckpointError(f"{path}: no such checkpoint; put it there, or correct `checkpoint` in the profile")
+    if expected is None and re.fullmatch("[0-9a-f]{64}", path.resolve().name):
+        expected = f"sha256:{path.resolve().name}"
     if expected is None:
         return
     kind, _, digest = expected.partition(":")
@@ -82,12 +119,16 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         else:
             with torch.serialization.safe_globals([argparse.Namespace]):
                 weights = torch.load(path, map_location="cpu", weights_only=True)
-            weights = weights.get("model", weights)
+            weights = weights.get("model", weights) if isinstance(weights, Mapping) else weights
     except Exception as error:  # each reader has exceptions of its own; the cause stays attached
         reason = str(error).strip().partition("\n")[0][:200]
         raise CheckpointError(
             f"{path}: not a readable checkpoint ({type(error).__name__}: {reason}); fetch it again from its source"
         ) from error
+    if not isinstance(weights, Mapping) or not all(isinstance(key, str) for key in weights):
+        raise CheckpointError(
+            f"{path}: {type(weights).__name__} found; expected tensors by name, flat or under 'model'"
+        )
     strange = [key for key, value in weights.items() if not isinstance(value, Tensor)]
     if strange:
         raise CheckpointError(f"{path}: {strange[:5]} are no tensors; expected a flat layout, or one under 'model'")
@@ -122,18 +163,45 @@ def settings_of(profile: Profile, name: str) -> Model:
     return profile.models[name]
 
 
+def architecture(model: Model, size: int | None = None) -> VisionTransformer:
+    """The model that a profile describes, with random weights: timm's of that name, or one of its `arguments` alone.
+
+    CheckpointError where it is none that this book understands: timm's class VisionTransformer, one CLS token, square
+    images of `size` pixels, where that is given.
+    """
+    what = model.model or "VisionTransformer"
+    try:
+        vit = timm.create_model(model.model, **model.arguments) if model.model else VisionTransformer(**model.arguments)
+    except (RuntimeError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{what} with {model.arguments}: {error}; correct `model` or `arguments`") from None
+    if type(vit) is not VisionTransformer:
+        raise CheckpointError(f"{what}: it is a {type(vit).__name__}; only timm's VisionTransformer is understood")
+    if vit.num_prefix_tokens != 1 or not vit.has_class_token:
+        raise CheckpointError(
+            f"{what}: {vit.num_prefix_tokens} tokens beside the patches; only a CLS token is understood"
+        )
+    if size is not None and tuple(vit.patch_embed.img_size) != (size, size):
+        raise CheckpointError(
+            f"{what} takes images of {vit.patch_embed.img_size} pixels, but input.size is {size}; make them the same "
+            "(`arguments: {img_size: ...}` where the weights allow it)"
+        )
+    return vit
+
+
+def normalisation(model: Model) -> tuple[list[float] | None, list[float] | None]:
+    """A model's own mean and deviation a channel: as the profile says, or timm's for weights of its own, or None."""
+    known = timm_settings(model.model) if model.model and "." in model.model else None
+    mean, std = (None, None) if known is None else (list(known.mean), list(known.std))
+    return model.mean or mean, model.std or std
+
+
 def load_model(profile: Profile, name: str, device: torch.device | str = "cpu") -> VisionTransformer:
     """The profile's model `name` with its weights, ready to be read: float32, in evaluation mode."""
     model = settings_of(profile, name)
-    path = checkpoint_path(model)
+    vit, path = architecture(model, profile.input.size), fetched(model)
     verify(path, model.hash)
     weights = {key: value for key, value in read_weights(path).items() if not key.startswith(DECODER_KEYS)}
-    vit = VisionTransformer(**model.arguments)
     load_strictly(vit, weights, path)
-    if vit.num_prefix_tokens != 1:
-        raise CheckpointError(
-            f"{path}: {vit.num_prefix_tokens} tokens beside the patches; only a CLS token is understood"
-        )
     return vit.eval().to(device)
 
 
@@ -142,7 +210,7 @@ def random_model(profile: Profile, name: str, device: torch.device | str = "cpu"
     with torch.random.fork_rng():
         trained = load_model(profile, name)
         torch.manual_seed(seed)
-        vit = VisionTransformer(**profile.models[name].arguments)
+        vit = architecture(profile.models[name])
     vit.pos_embed = trained.pos_embed
     return vit.eval().to(device)
 

@@ -35,6 +35,7 @@ class Corruption:
     severity: int
     seed: int = 0
     guided: ClassVar[bool] = False
+    in_processes: ClassVar[bool] = True  # numpy's global random state belongs to one thread at a time
     measures: ClassVar[tuple[str, ...]] = ("prediction", "embedding")
 
     def __post_init__(self) -> None:

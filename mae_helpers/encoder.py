@@ -10,6 +10,7 @@ import torch
 from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor
 
+from mae_helpers.compute import Compute, number_format
 from mae_helpers.images import ImageSet
 from mae_helpers.progress import progress
 
@@ -67,19 +68,22 @@ class LayerState:
         return torch.softmax((query * attn.scale).float() @ key.float().transpose(-2, -1), dim=-1)
 
     def head_outputs(self) -> Tensor:
-        """O = A V (Eq. 2) of every head, (B, heads, 1 + N, d_h), with the CLS token among the keys as in the model."""
+        """O = A V (Eq. 2) of every head, (B, heads, 1 + N, d_h) in float32, CLS among the keys as in the model."""
         batch, length, _ = self.merged_heads.shape
-        return self.merged_heads.reshape(batch, length, self.block.attn.num_heads, -1).transpose(1, 2)
+        return self.merged_heads.float().reshape(batch, length, self.block.attn.num_heads, -1).transpose(1, 2)
 
 
 @torch.no_grad()
-def walk(model: VisionTransformer, images: Tensor, visible: Tensor | None = None) -> Iterator[LayerState]:
+def walk(
+    model: VisionTransformer, images: Tensor, visible: Tensor | None = None, precision: str = "float32"
+) -> Iterator[LayerState]:
     """Take images (B, 3, H, W) through the encoder and yield the state after each block, one layer at a time.
 
     Works with timm's fused attention: Q and K are read behind `attn.qkv`, O before `attn.proj`, and the attention map
-    is formed only by whoever calls `LayerState.attention`.
+    is formed only by whoever calls `LayerState.attention`. `precision` is that of the blocks (`Compute`).
     """
-    tokens = embed(model, images, visible)
+    with number_format(precision, images.device):
+        tokens = embed(model, images, visible)
     for layer, block in enumerate(model.blocks, 1):
         seen: dict[str, Tensor] = {}
         hooks = (
@@ -87,7 +91,8 @@ def walk(model: VisionTransformer, images: Tensor, visible: Tensor | None = None
             block.attn.proj.register_forward_pre_hook(lambda _, inputs, seen=seen: seen.update(merged=inputs[0])),
         )
         try:
-            tokens = block(tokens)
+            with number_format(precision, images.device):
+                tokens = block(tokens)
         finally:
             for hook in hooks:
                 hook.remove()
@@ -109,11 +114,15 @@ def mean_patch(state: LayerState) -> Tensor:
     return patch_tokens(state).mean(dim=1)
 
 
-def classify(model: VisionTransformer, state: LayerState) -> Tensor:
-    """The class that the model's own head gives after its last layer, arg-max over all classes: (B,)."""
+def classify(model: VisionTransformer, state: LayerState, among: Sequence[int] | None = None) -> Tensor:
+    """The class that the model's own head gives after its last layer, arg-max over all classes or `among` some: (B,)."""
     if model.num_classes == 0:
         raise ValueError("this model has no classifier: use mae_finetuned or vit_supervised, or any with num_classes")
-    return model.forward_head(model.norm(state.tokens)).argmax(dim=1)
+    logits = model.forward_head(model.norm(state.tokens))
+    if among is None:
+        return logits.argmax(dim=1)
+    chosen = torch.as_tensor(among, device=logits.device)
+    return chosen[logits[:, chosen].argmax(dim=1)]
 
 
 class Statistic(Protocol):
@@ -124,6 +133,9 @@ class Statistic(Protocol):
 
     def result(self) -> np.ndarray:
         """What has been gathered."""
+
+    def fresh(self) -> "Statistic":
+        """The same statistic with nothing gathered: a pass begins with one, and begins again where memory ran out."""
 
 
 class PerImage:
@@ -147,6 +159,10 @@ class PerImage:
         layers = [np.concatenate(parts) for _, parts in sorted(self.layers.items())]
         return np.stack(layers, axis=1) if self.only is None else layers[0]
 
+    def fresh(self) -> "PerImage":
+        """The same measure with nothing gathered."""
+        return PerImage(self.measure, self.only)
+
 
 def one_pass(
     model: VisionTransformer,
@@ -156,19 +172,28 @@ def one_pass(
     ratio: float = 0.0,
     seed: int = 0,
     draw: int = 0,
-    batch_size: int = 32,
+    batch_size: int | None = None,
     label: str = "encoder",
+    compute: Compute | None = None,
 ) -> dict[str, np.ndarray]:
     """Walk all images through the encoder once, feeding every statistic; memory does not grow with their number.
 
-    `ratio`, `seed` and `draw` choose the masks as in `visible_patches`. Returns each statistic's result by its name.
+    `ratio`, `seed` and `draw` choose the masks as in `visible_patches`. Where the device runs out of memory, the pass
+    begins again with half as many images at a time. Returns each statistic's result by its name.
     """
     device, patches = model.pos_embed.device, model.patch_embed.num_patches
-    steps = -(-len(images) // batch_size)
-    for rows, batch in progress(images.batches(batch_size), label, steps):
-        visible = visible_patches([images.ids[row] for row in rows], patches, ratio, seed, draw)
-        visible = None if visible is None else visible.to(device)
-        for state in walk(model, batch.to(device), visible):
-            for statistic in statistics.values():
-                statistic.add(state, rows)
-    return {name: statistic.result() for name, statistic in statistics.items()}
+    compute = Compute(batch_size=batch_size) if compute is None else compute
+    while True:
+        size, told = compute.size_on(device), {name: statistic.fresh() for name, statistic in statistics.items()}
+        try:
+            batches = images.batches(size, compute.workers)
+            for rows, batch in progress(batches, label, -(-len(images) // size)):
+                visible = visible_patches([images.ids[row] for row in rows], patches, ratio, seed, draw)
+                visible = None if visible is None else visible.to(device)
+                for state in walk(model, batch.to(device), visible, compute.precision):
+                    for statistic in told.values():
+                        statistic.add(state, rows)
+            return {name: statistic.result() for name, statistic in told.items()}
+        except torch.OutOfMemoryError:
+            compute.halve(size)
+            torch.cuda.empty_cache()

@@ -1,28 +1,28 @@
-"""Ordered image sets: the bundled demo, scikit-learn's digits, a folder a class, or one flat folder."""
+"""Ordered image sets: the bundled demo, scikit-learn's digits, or files in one of the layouts of layouts.py."""
 
 import hashlib
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from functools import cache, cached_property
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 import torch
+from joblib import Parallel, delayed
 from PIL import Image, UnidentifiedImageError
 from sklearn.datasets import load_digits
-from timm.data import ImageNetInfo
 from torch import Tensor
 from torchvision.transforms import functional
 
+from mae_helpers import layouts
+from mae_helpers.layouts import ImageError, class_index
 from mae_helpers.profiles import Images, Input, Profile
 
 DEMO_FILE = Path(__file__).parent / "demo" / "fashion_mnist_500.npz"
 DEMO_SHA256 = "5d83645d798d263e8c599a66ecaabb42305a62d1c3e794a6800d125b8b1fa15b"
-SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"}
-
-
-class ImageError(ValueError):
-    """Images that cannot be used: the message names the file or folder, the value and the remedy."""
+AHEAD = 2  # batches that are read while the model is busy
 
 
 @dataclass(frozen=True)
@@ -40,6 +40,7 @@ class ImageSet:
     folder: Path | None = None  # the files' folder, where they are files; ids count from it
     change: Callable[[np.ndarray, str], np.ndarray] | None = None  # of pixels, by id: see perturbations.py
     stored: Mapping[str, np.ndarray] | None = None  # pixels by id, where they were read already
+    decoded: Callable[[int], np.ndarray] | None = None  # bytes (H, W, 3) at input size, decoded once: see decoded.py
     source: Images | None = None  # the profile's entry that these come from
 
     def __len__(self) -> int:
@@ -47,6 +48,8 @@ class ImageSet:
 
     def image(self, row: int) -> Image.Image:
         """Image `row` as RGB at the model's input size; an unreadable file is an ImageError with its path."""
+        if self.decoded is not None:
+            return Image.fromarray(self.decoded(row))
         try:
             image = self.read(row).convert("RGB")
         except (OSError, SyntaxError, UnidentifiedImageError) as error:
@@ -61,17 +64,29 @@ class ImageSet:
         pixels = np.asarray(self.image(row), np.float32) / 255
         return pixels if self.change is None else self.change(pixels, self.ids[row])
 
+    def normalised(self, row: int) -> np.ndarray:
+        """Image `row` as the model takes it, (3, H, W) float32."""
+        mean, std = np.float32(self.input.mean), np.float32(self.input.std)
+        return ((self.pixels(row) - mean) / std).transpose(2, 0, 1)
+
     def tensor(self, rows: Sequence[int]) -> Tensor:
         """Images `rows`, normalised: (B, 3, H, W) float32."""
-        pixels = np.stack([self.pixels(row) for row in rows])
-        mean, std = np.float32(self.input.mean), np.float32(self.input.std)
-        return torch.from_numpy(((pixels - mean) / std).transpose(0, 3, 1, 2).copy())
+        return torch.from_numpy(np.stack([self.normalised(row) for row in rows]))
 
-    def batches(self, size: int) -> Iterator[tuple[range, Tensor]]:
-        """Walk through the set in order: (rows, images (B, 3, H, W))."""
-        for start in range(0, len(self), size):
-            rows = range(start, min(start + size, len(self)))
-            yield rows, self.tensor(rows)
+    def batches(self, size: int, workers: int = 1) -> Iterator[tuple[range, Tensor]]:
+        """Walk through the set in order: (rows, images (B, 3, H, W)); `workers` threads read ahead of whoever asks."""
+        batches = [range(start, min(start + size, len(self))) for start in range(0, len(self), size)]
+        if workers < 2:
+            yield from ((rows, self.tensor(rows)) for rows in batches)
+            return
+        with ThreadPoolExecutor(workers) as pool:
+            waiting: deque = deque()
+            for rows in [*batches, *[None] * AHEAD]:
+                if rows is not None:
+                    waiting.append((rows, [pool.submit(self.normalised, row) for row in rows]))
+                if waiting and (rows is None or len(waiting) > AHEAD):
+                    first, pixels = waiting.popleft()
+                    yield first, torch.from_numpy(np.stack([pixel.result() for pixel in pixels]))
 
     @cached_property
     def names(self) -> list[str]:
@@ -93,9 +108,14 @@ class ImageSet:
     def take(self, rows: Sequence[int]) -> "ImageSet":
         """The images at `rows`, in that order."""
         rows = list(rows)
-        read, ids = self.read, [self.ids[row] for row in rows]
+        ids, read, decoded = [self.ids[row] for row in rows], self.read, self.decoded
         return replace(
-            self, ids=ids, labels=self.labels[rows], classes=self.classes[rows], read=lambda row: read(rows[row])
+            self,
+            ids=ids,
+            labels=self.labels[rows],
+            classes=self.classes[rows],
+            read=lambda row: read(rows[row]),
+            decoded=decoded and (lambda row: decoded(rows[row])),
         )
 
     def normalised_as(self, mean: Sequence[float] | None, std: Sequence[float] | None) -> "ImageSet":
@@ -109,9 +129,15 @@ class ImageSet:
         """
         return replace(self, change=change, stored=None)
 
-    def held(self) -> "ImageSet":
-        """The same images read and changed once, now in memory."""
-        return replace(self, stored={name: self.pixels(row) for row, name in enumerate(self.ids)})
+    def held(self, workers: int = 1, processes: bool = False) -> "ImageSet":
+        """The same images read and changed once, now in memory; by `workers` threads, or processes for the change."""
+        change, plain = self.change, self if not processes else replace(self, change=None)
+        with ThreadPoolExecutor(workers) as pool:
+            pixels = list(pool.map(plain.pixels, range(len(self))))
+        if processes and change is not None:
+            pairs = zip(pixels, self.ids, strict=True)
+            pixels = Parallel(n_jobs=workers)(delayed(change)(one, name) for one, name in pairs)
+        return replace(self, stored=dict(zip(self.ids, pixels, strict=True)))
 
 
 def resize(image: Image.Image, size: int, how: str) -> Image.Image:
@@ -146,81 +172,62 @@ def _digits(images: Images, settings: Input) -> ImageSet:
     return ImageSet(ids, np.full(len(ids), -1), names, lambda row: Image.fromarray(pixels[row]), settings)
 
 
-def _files(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES)
+def _files(images: Images, settings: Input) -> ImageSet:
+    """Images that are files in one of the layouts."""
+    found = layouts.listing(images)
+    rows = layouts.chosen_rows(found, images)
+    ids, names = [found.ids[row] for row in rows], [found.classes[row] for row in rows]
+    positions = {name: class_index(name, position) if name else -1 for position, name in enumerate(found.present)}
+    labels = np.array([positions.get(name, -1) for name in names], int)
+    return ImageSet(ids, labels, np.array(names), lambda row: found.open(rows[row]), settings, found.root)
 
 
-def _opened(root: Path, paths: Sequence[Path], labels: np.ndarray, names: np.ndarray, settings: Input) -> ImageSet:
-    ids = [path.relative_to(root).as_posix() for path in paths]
-    return ImageSet(ids, labels, names, lambda row: Image.open(paths[row]), settings, root)
+def exists(images: Images) -> bool:
+    """Whether there is anything at the place that a profile names."""
+    return images.folder is None or images.folder.startswith("hf:") or Path(images.folder).exists()
 
 
-@cache
-def _wordnet_ids() -> list[str]:
-    return ImageNetInfo("imagenet-1k").label_names()
+def left_out(images: Images | None) -> bool:
+    """Whether a set is not there and need not be: the profile names none, or an optional one that is missing."""
+    return images is None or (images.optional and not exists(images))
 
 
-def class_index(folder_name: str, position: int) -> int:
-    """A class folder's index in the model's head: by table for a WordNet id, else its position in sorted order."""
-    known = _wordnet_ids()
-    return known.index(folder_name) if folder_name in known else position
-
-
-def _folders(images: Images, settings: Input) -> ImageSet:
-    root = Path(images.folder).expanduser()
-    present = sorted(path.name for path in root.iterdir() if path.is_dir())
-    wanted = images.classes or present
-    missing = [name for name in wanted if name not in present]
-    if missing or not wanted:
-        raise ImageError(f"{root}: no folder for the classes {missing or '(none at all)'}; it holds {present[:12]}")
-    if images.count is not None and images.count % len(wanted):
-        raise ImageError(
-            f"{root}: count {images.count} cannot be shared evenly by {len(wanted)} classes; change `count`"
-        )
-    per_class = None if images.count is None else images.count // len(wanted)
-    paths, labels, names = [], [], []
-    for name in wanted:
-        found = _files(root / name)
-        if per_class and len(found) < per_class:
-            raise ImageError(f"{root / name}: {len(found)} images, {per_class} were asked for; lower images.count")
-        for path in found[:per_class]:
-            paths.append(path)
-            labels.append(class_index(name, present.index(name)))
-            names.append(name)
-    return _opened(root, paths, np.array(labels), np.array(names), settings)
-
-
-def _flat(images: Images, settings: Input) -> ImageSet:
-    root = Path(images.folder).expanduser()
-    paths = _files(root)
-    return _opened(root, paths, np.full(len(paths), -1), np.full(len(paths), ""), settings)
+def why_left_out(images: Images | None, what: str) -> str | None:
+    """One line for the page on a set that is left out, or None where it is there."""
+    if not left_out(images):
+        return None
+    return f"{what}: left out, because {f'there is no {images.folder}' if images else 'this profile names none'}."
 
 
 def open_images(images: Images, settings: Input) -> ImageSet:
     """The image set that a profile describes, in sorted order; ImageError where folder, class or count do not fit."""
-    if images.folder is not None and not Path(images.folder).expanduser().is_dir():
+    if not exists(images):
         raise ImageError(f"{images.folder}: no such folder of images; correct `folder` in the profile")
-    reader = {"bundled": _bundled, "digits": _digits, "folders": _folders, "flat": _flat}[images.source]
+    reader = {"bundled": _bundled, "digits": _digits}.get(images.source, _files)
     found = replace(reader(images, settings), source=images)
     if images.count is not None and len(found) < images.count:
         raise ImageError(
             f"{images.folder or images.source}: {len(found)} images, {images.count} were asked for; lower `count`"
         )
     if not len(found):
-        raise ImageError(f"{images.folder}: no image ({', '.join(sorted(SUFFIXES))}) in it; correct `folder`")
+        raise ImageError(f"{images.folder}: no image ({', '.join(sorted(layouts.SUFFIXES))}) in it; correct `folder`")
     return found.take(range(images.count)) if images.count else found
 
 
 def fingerprint(images: Images) -> str:
-    """A digest of an image source: the bundled file's bytes; names, sizes and times of a folder's files."""
+    """A digest of an image source: the bundled file's bytes; names, sizes and times of the files of wanted classes."""
     digest = hashlib.sha256(repr(images).encode())
     if images.source == "bundled" and DEMO_FILE.exists():
         digest.update(DEMO_FILE.read_bytes())
-    if images.folder:
-        root = Path(images.folder).expanduser()
-        for path in sorted(path for path in root.rglob("*") if path.suffix.lower() in SUFFIXES):
+    if images.folder and not images.folder.startswith("hf:"):
+        root = Path(images.folder)
+        wanted = [root / name for name in images.classes if (root / name).is_dir()] if images.classes != "all" else []
+        files = [path for place in wanted or [root] for path in place.rglob("*")] if root.is_dir() else [root]
+        for path in sorted(path for path in files if path.suffix.lower() in {*layouts.SUFFIXES, ".tar"}):
             stat = path.stat()
             digest.update(f"{path.relative_to(root)} {stat.st_size} {stat.st_mtime_ns}\n".encode())
+    if images.labels and Path(images.labels).is_file():
+        digest.update(Path(images.labels).read_bytes())
     return digest.hexdigest()
 
 
@@ -229,6 +236,12 @@ def first_images(profile: Profile) -> ImageSet:
     return open_images(profile.images, profile.input)
 
 
+def shifted_images(profile: Profile) -> dict[str, ImageSet]:
+    """The profile's further test sets by name (Sec. IV-B: ImageNet-R, ImageNet-A) without those that are left out."""
+    there = {name: images for name, images in profile.shifted_images.items() if not left_out(images)}
+    return {name: open_images(images, profile.input) for name, images in there.items()}
+
+
 def second_images(profile: Profile) -> ImageSet | None:
-    """The profile's second image set (Sec. IV-A: SAM), or None where it names none."""
-    return None if profile.second_images is None else open_images(profile.second_images, profile.input)
+    """The profile's second image set (Sec. IV-A: SAM), or None where it names none or an optional one is missing."""
+    return None if left_out(profile.second_images) else open_images(profile.second_images, profile.input)

@@ -65,6 +65,19 @@ class Clean:
 
 
 @dataclass(frozen=True)
+class Unchanged:
+    """Images as they are, for their accuracy alone: over all classes, and over those that the images are of."""
+
+    guided: ClassVar[bool] = False
+    name: ClassVar[str] = "unchanged"
+    measures: ClassVar[tuple[str, ...]] = ("prediction", "own_prediction")
+
+    def change(self, images: ImageSet, clean: Mapping[str, np.ndarray]) -> Change:
+        """The identity."""
+        return lambda pixels, name: pixels
+
+
+@dataclass(frozen=True)
 class GaussianBlur:
     """OpenCV's separable Gaussian of an odd `kernel_size` and `sigma`, in pixels; border reflect-101 (Table I)."""
 

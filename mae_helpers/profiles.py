@@ -1,14 +1,19 @@
 """Profiles: which images, models and sizes a run uses. `demo` and `paper` are bundled; any YAML file works alike."""
 
 import difflib
+import os
+import re
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any
 
 import yaml
 
 BUNDLED = Path(__file__).parent / "profiles"
 ROOT = BUNDLED.parent.parent
+SOURCES = ("auto", "bundled", "digits", "folders", "flat", "tar", "hf")  # see layouts.py
+PRECISIONS = ("float32", "tf32", "bf16")  # see compute.py
+VARIABLE = re.compile(r"\$\{(\w+)(?::-([^}]*))?\}")  # ${NAME} or ${NAME:-default}, as in a shell
 
 
 class ProfileError(ValueError):
@@ -17,13 +22,20 @@ class ProfileError(ValueError):
 
 @dataclass(frozen=True)
 class Images:
-    """Where an image set comes from: `source` is bundled, digits, folders (a folder a class) or flat (one folder)."""
+    """Where an image set comes from: `source` is one of SOURCES, `folder` its place, `labels` a ground-truth file.
+
+    `classes` are those to take, all where it is empty or `all`; `count` images in all, the same number of each class.
+    A set that is `optional` may be missing: what needs it is then left out, unless an environment variable names it.
+    """
 
     source: str
     folder: str | None = None
-    classes: list[str] = field(default_factory=list)
+    classes: list[str] | str = field(default_factory=list)
     count: int | None = None
     title: str = ""
+    labels: str | None = None
+    split: str = "validation"  # of a Hugging Face dataset
+    optional: bool = False
 
 
 @dataclass(frozen=True)
@@ -38,13 +50,29 @@ class Input:
 
 @dataclass(frozen=True)
 class Model:
-    """A checkpoint, the timm `VisionTransformer` arguments it must fit, its hash, and its own normalisation if any."""
+    """A Vision Transformer and its weights: architecture, where the file lies or comes from, and its normalisation.
 
-    checkpoint: str
+    `model` is the name of one in timm, `arguments` are passed to it, or to `VisionTransformer` where no name is given.
+    The weights are the file `checkpoint`; where that is missing, what `url` leads to, or timm's own of that name.
+    """
+
+    checkpoint: str | None = None
+    model: str | None = None
     arguments: dict[str, Any] = field(default_factory=dict)
+    url: str | None = None
     hash: str | None = None  # "md5:..." or "sha256:...", or the beginning of one
     mean: list[float] | None = None
     std: list[float] | None = None
+
+
+@dataclass(frozen=True)
+class Computing:
+    """How passes are computed: see `compute.Compute`, which says what each setting means."""
+
+    precision: str = "float32"
+    compile: bool = False
+    batch_size: int | None = None
+    workers: int | None = None
 
 
 @dataclass(frozen=True)
@@ -59,6 +87,10 @@ class Profile:
     about: str = ""
     three_classes: list[str] = field(default_factory=list)
     second_images: Images | None = None
+    imagenet_c: Images | None = None  # the published files of ImageNet-C, for the same images as `images`
+    shifted_images: dict[str, Images] = field(default_factory=dict)  # ImageNet-R, ImageNet-A, by name
+    compute: Computing = field(default_factory=Computing)
+    same_as_paper: bool = False  # the paper's own models and images: only then are differences from it shown
     parameters: dict[str, Any] = field(default_factory=dict)  # of notebooks, where this profile wants other defaults
     path: Path | None = None
 
@@ -86,40 +118,73 @@ def _build(kind: type, values: Any, where: str) -> Any:
         raise ProfileError(f"{where}: {str(error).split('__init__() ')[-1]}") from None
 
 
-def _absolute(value: Any, base: Path) -> Any:
-    """Folders and checkpoint files relative to `base`; other values, `bundled:` ones included, as they are."""
-    if isinstance(value, dict):
-        paths = {key: value[key] for key in ("folder", "checkpoint") if isinstance(value.get(key), str)}
-        return value | {
-            k: p if p.startswith("bundled:") else str(base / Path(p).expanduser()) for k, p in paths.items()
-        }
-    return value
+def _expanded(text: str) -> tuple[str, bool]:
+    """Text with `${NAME}` and `${NAME:-default}` replaced from the environment, and whether one was set there."""
+    given = [name for name, _ in VARIABLE.findall(text) if os.environ.get(name)]
+    return VARIABLE.sub(lambda found: os.environ.get(found[1]) or found[2] or "", text), bool(given)
+
+
+def _located(value: Any, base: Path) -> Any:
+    """An entry with its paths made absolute, counted from `base`, and its environment variables filled in.
+
+    `bundled:` and `hf:` names stay as they are; an optional set whose place the environment names is no longer optional.
+    """
+    if not isinstance(value, dict):
+        return value
+    found = dict(value)
+    for key in ("folder", "checkpoint", "labels"):
+        if not isinstance(value.get(key), str):
+            continue
+        text, given = _expanded(value[key])
+        local = text and not text.startswith(("bundled:", "hf:"))
+        found[key] = str(base / Path(text).expanduser()) if local else text or None
+        if key == "folder" and given:
+            found["optional"] = False
+    return found
+
+
+def _check_images(label: str, images: Images, where: str) -> None:
+    if images.source not in SOURCES:
+        raise ProfileError(f"{where}: {label}.source is {images.source!r}; use one of {', '.join(SOURCES)}")
+    if images.source not in ("bundled", "digits") and not images.folder:
+        raise ProfileError(f"{where}: {label}.folder is missing; it names the folder that holds the images")
+    if images.count is not None and (not isinstance(images.count, int) or images.count < 1):
+        raise ProfileError(f"{where}: {label}.count is {images.count!r}; use a whole number, or leave it out for all")
+    if images.classes != "all" and not _is_list_of_names(images.classes):
+        raise ProfileError(
+            f"{where}: {label}.classes is {images.classes!r}; use a list of names (in quotes where YAML sees a "
+            "number), or all"
+        )
+
+
+def _is_list_of_names(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(name, str) for name in value)
 
 
 def _check(profile: Profile, where: str) -> Profile:
-    hints = get_type_hints(Images)
-    for label, images in (("images", profile.images), ("second_images", profile.second_images)):
-        if images is None:
-            continue
-        if images.source not in ("bundled", "digits", "folders", "flat"):
-            raise ProfileError(f"{where}: {label}.source is {images.source!r}; use bundled, digits, folders or flat")
-        if images.source in ("folders", "flat") and not images.folder:
-            raise ProfileError(f"{where}: {label}.folder is missing; it names the folder that holds the images")
-        if images.count is not None and (not isinstance(images.count, int) or images.count < 1):
-            raise ProfileError(f"{where}: {label}.count is {images.count!r}; use a whole number ({hints['count']})")
+    sets = {"images": profile.images, "second_images": profile.second_images, "imagenet_c": profile.imagenet_c}
+    sets |= {f"shifted_images.{name}": images for name, images in profile.shifted_images.items()}
+    for label, images in sets.items():
+        if images is not None:
+            _check_images(label, images, where)
     if profile.input.resize not in ("squash", "crop"):
         raise ProfileError(f"{where}: input.resize is {profile.input.resize!r}; use squash or crop")
+    if profile.compute.precision not in PRECISIONS:
+        raise ProfileError(
+            f"{where}: compute.precision is {profile.compute.precision!r}; use one of {', '.join(PRECISIONS)}"
+        )
     for name, model in profile.models.items():
         side = model.arguments.get("img_size", profile.input.size)
         if side != profile.input.size:
             raise ProfileError(f"{where}: models.{name} has img_size {side}, but input.size is {profile.input.size}")
-    for label, value in (("three_classes", profile.three_classes), ("images.classes", profile.images.classes)):
-        if not isinstance(value, list) or not all(isinstance(name, str) for name in value):
-            raise ProfileError(
-                f"{where}: {label} is {value!r}; use a list of names (in quotes where YAML sees a number)"
-            )
+        if not model.checkpoint and not model.model:
+            raise ProfileError(f"{where}: models.{name} has neither `checkpoint` nor `model`; give one of them")
+    if not _is_list_of_names(profile.three_classes):
+        raise ProfileError(
+            f"{where}: three_classes is {profile.three_classes!r}; use a list of names (in quotes where YAML sees a number)"
+        )
     strange = set(profile.three_classes) - set(profile.images.classes)
-    if profile.images.classes and strange:
+    if profile.images.classes and profile.images.classes != "all" and strange:
         raise ProfileError(f"{where}: three_classes has {sorted(strange)}, which images.classes lacks")
     return profile
 
@@ -128,6 +193,7 @@ def load_profile(name: str | Path) -> Profile:
     """Read a profile by its bundled name (`demo`, `paper`) or from a YAML file of one's own.
 
     Relative folders and files count from the YAML file's own folder, in a bundled profile from the repository's root.
+    `${NAME:-default}` in them is filled in from the environment.
     Raises ProfileError, naming the file and the entry, where the profile is unknown or does not fit.
     """
     path = BUNDLED / f"{name}.yaml"
@@ -144,16 +210,28 @@ def load_profile(name: str | Path) -> Profile:
     profile = _build(Profile, values, where)
     if not isinstance(profile.models, dict):
         raise ProfileError(f"{where}: models is {profile.models!r}; name each model, with its checkpoint under it")
+    if not isinstance(profile.shifted_images, dict):
+        raise ProfileError(
+            f"{where}: shifted_images is {profile.shifted_images!r}; name each set, with its folder under it"
+        )
+
+    def images(entry: Any, label: str) -> Images:
+        return _build(Images, _located(entry, base), f"{where}, {label}")
+
     parts = {
-        "images": _build(Images, _absolute(profile.images, base), f"{where}, images"),
+        "images": images(profile.images, "images"),
         "input": _build(Input, profile.input, f"{where}, input"),
         "models": {
-            key: _build(Model, _absolute(model, base), f"{where}, models.{key}")
-            for key, model in profile.models.items()
+            key: _build(Model, _located(model, base), f"{where}, models.{key}") for key, model in profile.models.items()
+        },
+        "shifted_images": {
+            key: images(entry, f"shifted_images.{key}") for key, entry in profile.shifted_images.items()
         },
         "path": path.resolve(),
     }
-    if profile.second_images is not None:
-        second = _absolute(profile.second_images, base)
-        parts["second_images"] = _build(Images, second, f"{where}, second_images")
+    if isinstance(profile.compute, dict):
+        parts["compute"] = _build(Computing, profile.compute, f"{where}, compute")
+    for label in ("second_images", "imagenet_c"):
+        if getattr(profile, label) is not None:
+            parts[label] = images(getattr(profile, label), label)
     return _check(Profile(**(vars(profile) | parts)), where)

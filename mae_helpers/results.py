@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from mae_helpers import images
-from mae_helpers.checkpoints import checkpoint_path, file_hash
+from mae_helpers import imagenet_c, images
+from mae_helpers.checkpoints import identity
 from mae_helpers.demo import WEIGHTS
 from mae_helpers.profiles import ROOT, Profile
 
@@ -29,8 +29,11 @@ COLUMNS = {
         "table1_blur": "model level kernel_size sigma images top1_percent top1_low top1_high psnr_db ssim",
         "fig5_occlusion": "model ranking occlusion_percent images top1_percent top1_low top1_high",
         "table2_imagenet_c": "model source group corruption severity images top1_percent top1_low top1_high",
+        "distribution_shift": "model dataset images top1_percent class_mean_percent subset_top1_percent",
         "table3_cosine": "model perturbation level images mean_cosine cosine_correct cosine_wrong norm_difference",
         "fig6_fig7_features": "model perturbation level class layer head clean_count retained_count",
+        "fig6_fig7_comparison": "perturbation level class layer head clean_count retained_count "
+        "released_clean_count released_retained_count",
         "fig8_feature_drop": "model perturbation level mean_drop low high",
         "scorecard": "claim where paper here difference tolerance verdict note",
     }.items()
@@ -57,13 +60,16 @@ def write_whole(path: Path, content: str | bytes) -> None:
 
 def data_fingerprint(profile: Profile) -> str:
     """A digest of the profile's input and models, of its images and checkpoints, and of what lies beside the bundled ones."""
-    digest = hashlib.sha256(repr((profile.input, [asdict(model) for model in profile.models.values()])).encode())
-    for source in (profile.images, profile.second_images):
-        digest.update(images.fingerprint(source).encode() if source else b"")
+    models = [asdict(model) | {"checkpoint": None} for model in profile.models.values()]
+    settings = (profile.input, profile.same_as_paper, profile.compute, models)
+    digest = hashlib.sha256(repr(settings).encode())
+    for source in (profile.images, profile.second_images, *profile.shifted_images.values()):
+        digest.update(b"" if images.left_out(source) else images.fingerprint(source).encode())
+    digest.update(imagenet_c.fingerprint(profile.imagenet_c, profile.images.classes).encode())
     for path in sorted(WEIGHTS.glob("*.[cj]s*")):
         digest.update(path.read_bytes())
-    for path in map(checkpoint_path, profile.models.values()):
-        digest.update(f"{path.name} {file_hash(path) if path.is_file() else None}\n".encode())
+    for name, model in profile.models.items():
+        digest.update(f"{name} {identity(model)}\n".encode())
     return digest.hexdigest()
 
 

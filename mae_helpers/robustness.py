@@ -68,7 +68,13 @@ def cosine_table(pairs: pd.DataFrame) -> pd.DataFrame:
 
 
 def masked_embeddings(
-    model: VisionTransformer, images: ImageSet, masks: int, ratio: float, seed: int = 0, layer: int = -1
+    model: VisionTransformer,
+    images: ImageSet,
+    masks: int,
+    ratio: float,
+    seed: int = 0,
+    layer: int = -1,
+    precision: str = "float32",
 ) -> np.ndarray:
     """Mean patch embeddings of each image under `masks` random masks: (images, masks, D), by default of the last layer."""
     if ratio == 0:
@@ -78,19 +84,25 @@ def masked_embeddings(
         ids = [images.ids[row]]
         draws = [visible_patches(ids, model.patch_embed.num_patches, ratio, seed, draw) for draw in range(masks)]
         copies = images.tensor([row]).to(device).expand(masks, -1, -1, -1)
-        states = walk(model, copies, torch.cat(draws).to(device))
+        states = walk(model, copies, torch.cat(draws).to(device), precision)
         found.append([mean_patch(state) for state in states][layer].float().cpu().numpy())
     return np.stack(found)
 
 
+def mean_and_interval(values: np.ndarray, seed: int = 0) -> tuple[float, float, float]:
+    """The mean of values (n,) and the ends of its 95 % percentile bootstrap; equal values are their own interval."""
+    values = np.asarray(values, float)
+    mean = float(values.mean())
+    if len(np.unique(values)) == 1:
+        return mean, mean, mean
+    interval = bootstrap((values,), np.mean, n_resamples=2000, method="percentile", rng=seed).confidence_interval
+    return mean, float(interval.low), float(interval.high)
+
+
 def top1_percent(correct: np.ndarray, seed: int = 0) -> dict[str, float]:
     """Top-1 accuracy in percent and its 95 % percentile bootstrap over images: top1_percent, top1_low, top1_high."""
-    correct = np.asarray(correct, float)
-    top1 = 100 * float(correct.mean())
-    if len(np.unique(correct)) == 1:
-        return {"top1_percent": top1, "top1_low": top1, "top1_high": top1}
-    interval = bootstrap((correct,), np.mean, n_resamples=2000, method="percentile", rng=seed).confidence_interval
-    return {"top1_percent": top1, "top1_low": 100 * float(interval.low), "top1_high": 100 * float(interval.high)}
+    names = ("top1_percent", "top1_low", "top1_high")
+    return {name: 100 * value for name, value in zip(names, mean_and_interval(correct, seed), strict=True)}
 
 
 def accuracy_table(
@@ -113,6 +125,28 @@ def accuracy_table(
         for model, levels in predictions.items()
         for level, predicted in levels.items()
     )
+
+
+def shift_table(
+    found: Mapping[str, Mapping[str, Mapping[str, np.ndarray]]], sets: Mapping[str, ImageSet]
+) -> pd.DataFrame:
+    """Accuracy on other test sets by data set and model, in percent: over all classes, its mean over classes, over own ones.
+
+    `found` has by data set and measure (`prediction`, `own_prediction`) each model's predicted classes, (images,).
+    `subset_top1_percent` is the accuracy where only the classes that the set's images are of can be chosen.
+    """
+    rows = []
+    for dataset, measures in found.items():
+        labels = sets[dataset].labels
+        for model, predicted in measures["prediction"].items():
+            correct = pd.Series(predicted == labels)
+            rows.append(
+                {"model": model, "dataset": dataset, "images": len(labels), "top1_percent": 100 * correct.mean()}
+                | {"class_mean_percent": 100 * correct.groupby(labels).mean().mean()}
+                | {"subset_top1_percent": 100 * float((measures["own_prediction"][model] == labels).mean())}
+            )
+    columns = ["model", "dataset", "images", "top1_percent", "class_mean_percent", "subset_top1_percent"]
+    return pd.DataFrame(rows, columns=columns)
 
 
 def alignment(
@@ -145,8 +179,11 @@ def alignment(
     return pd.concat(parts, ignore_index=True)
 
 
-def alignment_table(per_image: pd.DataFrame) -> pd.DataFrame:
-    """Table III: means over images by model and level, the cosine also by correct and wrong prediction."""
+def alignment_table(per_image: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
+    """Table III: means over images by model and level, the cosine also by correct and wrong prediction.
+
+    `cosine_low`, `cosine_high` are the 95 % percentile bootstrap of `mean_cosine` over images.
+    """
     groups = per_image.groupby(["model", "level"], sort=False)
     table = groups.agg(
         images=("image", "size"),
@@ -156,4 +193,6 @@ def alignment_table(per_image: pd.DataFrame) -> pd.DataFrame:
     )
     for column, rows in (("cosine_correct", per_image["correct"]), ("cosine_wrong", ~per_image["correct"])):
         table[column] = per_image[rows].groupby(["model", "level"])["cosine"].mean()
+    intervals = groups["cosine"].apply(lambda values: mean_and_interval(values, seed)[1:])
+    table["cosine_low"], table["cosine_high"] = intervals.str[0], intervals.str[1]
     return table.reset_index()

@@ -11,17 +11,26 @@ from pathlib import Path
 
 import yaml
 
-from mae_helpers import book, checkpoints, images, notebooks, results
+from mae_helpers import book, checkpoints, imagenet_c, images, notebooks, results
 from mae_helpers.display import Display
 from mae_helpers.profiles import ROOT, Profile, load_profile, reference
 from mae_helpers.progress import PROGRESS_FILE
 
 
 def check_inputs(profile: Profile, device: str) -> None:
-    """Open everything that the notebooks will use, so that trouble shows before the first of them runs."""
+    """Open everything that the notebooks will use, so that trouble shows before the first of them runs.
+
+    Weights that are missing are downloaded here; optional images that are missing are named.
+    """
     checkpoints.pick_device(device)
     images.first_images(profile)
     images.second_images(profile)
+    images.shifted_images(profile)
+    imagenet_c.file_levels(profile.imagenet_c, profile.images.classes)
+    optional = {"second images": profile.second_images, "ImageNet-C's files": profile.imagenet_c}
+    for what, source in (optional | profile.shifted_images).items():
+        if source is not None and images.left_out(source):
+            print(images.why_left_out(source, what), file=sys.stderr)
     for name in profile.models:
         if name == "mae_decoder":
             checkpoints.load_decoder(profile)

@@ -59,15 +59,21 @@ def probe_percent(points: np.ndarray, labels: np.ndarray, groups: np.ndarray, fo
     return 100 * float((cross_val_predict(probe, points, labels, groups=groups, cv=split) == labels).mean())
 
 
-def separability(points: np.ndarray, labels: np.ndarray, groups: np.ndarray) -> dict[str, float]:
-    """Silhouette, leave-one-image-out kNN and linear probe of points (n, D), and the chance level of the last two."""
+def separability(points: np.ndarray, labels: np.ndarray, groups: np.ndarray, folds: int = 5) -> dict[str, float]:
+    """Silhouette, leave-one-image-out kNN and linear probe of points (n, D), and the chance level of the last two.
+
+    Ten neighbours vote, fewer where there are fewer. What the images do not allow is missing (NaN): a silhouette of classes
+    of one point each, a probe of classes with fewer images than `folds`.
+    """
     points = np.asarray(points, np.float64)
     distances = pairwise_distances(points)
-    _, counts = np.unique(labels, return_counts=True)
+    names, counts = np.unique(labels, return_counts=True)
+    images = min(len(set(groups[labels == name])) for name in names)
+    others = len(labels) - int(np.unique(groups, return_counts=True)[1].max())
     return {
-        "silhouette": silhouette(distances, labels),
-        "knn_percent": knn_percent(distances, labels, groups),
-        "probe_percent": probe_percent(points, labels, groups),
+        "silhouette": silhouette(distances, labels) if len(names) < len(labels) else np.nan,
+        "knn_percent": knn_percent(distances, labels, groups, min(10, others)),
+        "probe_percent": probe_percent(points, labels, groups, folds) if images >= folds else np.nan,
         "chance_percent": 100 * float(counts.max() / counts.sum()),
     }
 

@@ -1,10 +1,11 @@
 """Class subspaces and the principal angles between them (Sec. III-A3, Fig. 4), in float64 throughout."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from itertools import combinations
 
 import numpy as np
 import pandas as pd
+from scipy.linalg import eigh
 
 from mae_helpers.encoder import LayerState, patch_tokens
 
@@ -16,7 +17,7 @@ class Moments:
     `groups` maps a name to the rows of its images; an image may belong to several groups.
     """
 
-    def __init__(self, groups: dict[str, Sequence[int]]):
+    def __init__(self, groups: Mapping[str, Collection[int]]):
         self.groups = {name: set(rows) for name, rows in groups.items()}
         self.sums: dict[tuple[str, int], tuple[np.ndarray, np.ndarray, int]] = {}
 
@@ -36,16 +37,24 @@ class Moments:
         """(X^T X, column sums, rows) by (group, layer)."""
         return self.sums
 
+    def fresh(self) -> "Moments":
+        """The same groups with nothing summed."""
+        return Moments(self.groups)
 
-def spectrum(gram: np.ndarray, total: np.ndarray, rows: int, *, centred: bool) -> tuple[np.ndarray, np.ndarray]:
-    """Singular values (D,) and right singular vectors (D, D, in columns) of X, largest first, from its moments.
+
+def spectrum(
+    gram: np.ndarray, total: np.ndarray, rows: int, *, centred: bool, top: int | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Singular values and right singular vectors (in columns) of X, largest first, from its moments; (D,), (D, D).
 
     They are the square roots of the eigenvalues, and the eigenvectors, of X^T X; with `centred`, the column mean of X
-    is removed first: X^T X - n m m^T.
+    is removed first: X^T X - n m m^T. With `top`, only so many of the largest, in a fraction of the time.
     """
     if centred:
         gram = gram - np.outer(total, total) / rows
-    values, vectors = np.linalg.eigh(gram)
+    width = len(gram)
+    subset = None if top is None else (width - min(top, width), width - 1)
+    values, vectors = eigh(gram, subset_by_index=subset, driver="evr")
     return np.sqrt(np.clip(values[::-1], 0, None)), vectors[:, ::-1]
 
 
@@ -65,7 +74,7 @@ def principal_angles(first: np.ndarray, second: np.ndarray) -> np.ndarray:
 def angle_table(bases: dict[tuple[str, int], np.ndarray], pairs: Sequence[tuple[str, str]], k: int) -> pd.DataFrame:
     """theta_1, the smallest principal angle between top-k subspaces: layer, class_a, class_b, theta1_deg.
 
-    `bases` holds the right singular vectors (D, D) by (group, layer). ValueError where k does not fit D.
+    `bases` holds right singular vectors (D, k or more) by (group, layer). ValueError where k does not fit D.
     """
     width = next(iter(bases.values())).shape[0]
     if not 1 <= k <= width // 2:
@@ -112,21 +121,23 @@ def angles_and_values(
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """All of Fig. 4 from one pass: theta_1 for every control, k and centring; the classes' singular values (not centred).
 
+    A control is left out where a group has no image, as the halves of a single one.
     Returns (control, k, centred, layer, class_a, class_b, theta1_deg) and (layer, class, index, singular_value).
     """
     angles, values = [], []
     for centred in centrings:
-        spectra = {key: spectrum(*sums, centred=centred) for key, sums in moments.items()}
-        bases = {key: vectors for key, (_, vectors) in spectra.items()}
-        for control, pairs in control_pairs(classes).items():
-            for k in ks:
+        bases = {key: spectrum(*sums, centred=centred, top=max(ks))[1] for key, sums in moments.items()}
+        there = {name for name, _ in moments}
+        for control, all_pairs in control_pairs(classes).items():
+            pairs = [pair for pair in all_pairs if there.issuperset(pair)]
+            for k in ks if pairs else ():
                 angles.append(angle_table(bases, pairs, k).assign(control=control, k=k, centred=centred))
         if not centred:
             values = [
-                pd.DataFrame({"layer": layer, "class": name, "singular_value": singular})
+                pd.DataFrame({"layer": layer, "class": name, "singular_value": spectrum(*sums, centred=False)[0]})
                 .rename_axis("index")
                 .reset_index()
-                for (name, layer), (singular, _) in spectra.items()
+                for (name, layer), sums in moments.items()
                 if name in classes
             ]
     table = pd.concat(values, ignore_index=True) if values else pd.DataFrame()

@@ -20,21 +20,25 @@ from filelock import FileLock
 from timm.models.vision_transformer import VisionTransformer
 
 from mae_helpers.attention import Rollout
+from mae_helpers.compute import Compute
 from mae_helpers.encoder import PerImage, Statistic, classify, mean_patch, one_pass
 from mae_helpers.features import head_features
 from mae_helpers.images import ImageSet
 from mae_helpers.perturbations import Clean, Perturbation
 from mae_helpers.results import write_whole
 
-CODE = ("attention", "checkpoints", "corruptions", "encoder", "features", "images", "perturbations", "sweep")
+CODE = ("attention", "checkpoints", "compute", "corruptions", "encoder", "features", "images", "perturbations", "sweep")
 PACKAGES = ("torch", "timm", "numpy", "pillow", "scikit-image", "opencv-python-headless", "imagecorruptions-imaug")
 CHUNK = 256  # images whose perturbed pixels are held in memory, to be shared by the models
-MEASURES: dict[str, Callable[[VisionTransformer], Statistic]] = {
-    "prediction": lambda model: PerImage(partial(classify, model), only=len(model.blocks)),
-    "embedding": lambda model: PerImage(mean_patch, only=len(model.blocks)),  # before `fc_norm` (Table III)
-    "heads": lambda model: PerImage(head_features),
-    "cls_rollout": lambda model: Rollout("cls", len(model.blocks)),
-    "patch_rollout": lambda model: Rollout("patches", len(model.blocks)),
+MEASURES: dict[str, Callable[[VisionTransformer, ImageSet], Statistic]] = {
+    "prediction": lambda model, images: PerImage(partial(classify, model), only=len(model.blocks)),
+    "own_prediction": lambda model, images: PerImage(  # among the classes that these images are of
+        partial(classify, model, among=sorted(set(images.labels.tolist()))), only=len(model.blocks)
+    ),
+    "embedding": lambda model, images: PerImage(mean_patch, only=len(model.blocks)),  # before `fc_norm` (Table III)
+    "heads": lambda model, images: PerImage(head_features),
+    "cls_rollout": lambda model, images: Rollout("cls", len(model.blocks)),
+    "patch_rollout": lambda model, images: Rollout("patches", len(model.blocks)),
 }
 
 
@@ -103,24 +107,29 @@ def _check(subject: Subject, model: VisionTransformer) -> None:
         )
 
 
-def _compute(subjects: Sequence[Subject], perturbation: Perturbation, folder: Path, label: str) -> dict[str, dict]:
+def _compute(
+    subjects: Sequence[Subject], perturbation: Perturbation, folder: Path, label: str, compute: Compute
+) -> dict[str, dict]:
     """Compute and write one perturbation's cells of several models, perturbing each image once where that can be."""
     clean: dict[str, dict] = {subject.name: {} for subject in subjects}
     if perturbation.guided:
-        clean = cells(subjects, Clean(), ("cls_rollout", "patch_rollout"), folder, label)
+        clean = cells(subjects, Clean(), ("cls_rollout", "patch_rollout"), folder, label, compute)
     models = {subject.name: subject.open() for subject in subjects}
     changes = {subject.name: perturbation.change(subject.images, clean[subject.name]) for subject in subjects}
     parts: dict[str, list[dict]] = {subject.name: [] for subject in subjects}
+    for subject in subjects:
+        _check(subject, models[subject.name])
     for start in range(0, len(subjects[0].images), CHUNK):
         rows, stored = range(start, min(start + CHUNK, len(subjects[0].images))), None
         for subject in subjects:
-            _check(subject, models[subject.name])
             chosen = subject.images.take(rows).changed(changes[subject.name])
             if not perturbation.guided:
-                stored = stored or chosen.held().stored
+                in_processes = getattr(perturbation, "in_processes", False) and compute.workers > 1
+                stored = stored or chosen.held(compute.workers, in_processes).stored
                 chosen = replace(chosen, stored=stored)
-            statistics = {name: MEASURES[name](models[subject.name]) for name in perturbation.measures}
-            parts[subject.name].append(one_pass(models[subject.name], chosen, statistics, label=label))
+            model = models[subject.name]
+            statistics = {name: MEASURES[name](model, subject.images) for name in perturbation.measures}
+            parts[subject.name].append(one_pass(model, chosen, statistics, label=label, compute=compute))
     computed = {}
     for subject in subjects:
         found = parts[subject.name]
@@ -138,7 +147,12 @@ def _on_disk(
 
 
 def cells(
-    subjects: Sequence[Subject], perturbation: Perturbation, measures: Sequence[str], folder: Path, label: str = ""
+    subjects: Sequence[Subject],
+    perturbation: Perturbation,
+    measures: Sequence[str],
+    folder: Path,
+    label: str = "",
+    compute: Compute | None = None,
 ) -> dict[str, dict[str, np.ndarray]]:
     """Measures of one perturbation by model, (images, ...) each; what is not on disk is computed first."""
     unknown = [name for name in measures if name not in perturbation.measures]
@@ -155,13 +169,17 @@ def cells(
             found |= _on_disk(missing, perturbation, measures, folder, warn=False)
             missing = [subject for subject in missing if found[subject.name] is None]
             if missing:
-                computed = _compute(missing, perturbation, folder, label or perturbation.name)
+                computed = _compute(missing, perturbation, folder, label or perturbation.name, compute or Compute())
                 found |= {name: {measure: cell[measure] for measure in measures} for name, cell in computed.items()}
     return found
 
 
 def sweep(
-    subjects: Sequence[Subject], levels: Mapping[Hashable, Perturbation], measure: str, folder: Path
+    subjects: Sequence[Subject],
+    levels: Mapping[Hashable, Perturbation],
+    measure: str,
+    folder: Path,
+    compute: Compute | None = None,
 ) -> dict[str, dict[Hashable, np.ndarray]]:
     """One measure of every model and level: {model: {level: array (images, ...)}}."""
     found: dict[str, dict] = {subject.name: {} for subject in subjects}
@@ -171,6 +189,6 @@ def sweep(
     for number, (level, perturbation) in enumerate(levels.items(), 1):
         label = f"{perturbation.name} ({number} of {len(levels)})"
         for group in groups.values():
-            for name, cell in cells(group, perturbation, (measure,), folder, label).items():
+            for name, cell in cells(group, perturbation, (measure,), folder, label, compute).items():
                 found[name][level] = cell[measure]
     return found

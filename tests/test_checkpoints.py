@@ -188,7 +188,7 @@ def test_hash_of_an_unknown_form_is_named_with_its_file(tiny, wrong):
 def test_model_with_other_tokens_beside_cls_is_refused(tiny, tmp_path):
     path, arguments = tmp_path / "registers.safetensors", tiny.models["mae_pretrained"].arguments | {"reg_tokens": 4}
     save_file(VisionTransformer(**arguments).state_dict(), path)
-    assert f"{path}: 5 tokens beside the patches" in error_of(pointing_at(tiny, path, arguments=arguments))
+    assert "5 tokens beside the patches" in error_of(pointing_at(tiny, path, arguments=arguments))
 
 
 def test_missing_file_is_named(tiny, tmp_path):
@@ -295,3 +295,15 @@ def test_a_cuda_device_beyond_the_last_is_an_error():
 def test_nonsense_device_is_an_error(name):
     with pytest.raises(ValueError, match=f"device '{name}': use auto, cpu"):
         pick_device(name)
+
+
+@pytest.mark.parametrize(
+    "content", [{"model": "vit", "state": {}}, {"model": None}, [torch.ones(1)], {3: torch.ones(1)}]
+)
+def test_a_pickle_of_another_layout_is_refused(tmp_path, content):
+    path = tmp_path / "strange.pth"
+    torch.save(content, path)
+    with pytest.raises(
+        CheckpointError, match=r"strange\.pth: \w+ found; expected tensors by name, flat or under 'model'"
+    ):
+        read_weights(path)

@@ -162,6 +162,19 @@ def test_corruptions_stable():
     assert claims.judge("corruptions_stable", table2(lambda *_: 20))["verdict"] == NOT_SUPPORTED
 
 
+def test_no_share_is_kept_of_nothing():
+    nothing = table2(lambda *_: 0.0).assign(clean_percent=0.0)
+    for name, tables in {
+        "blur_accuracy": [table1([0.0] * 11)],
+        "occlusion_half": [fig5([0.0] * 10)],
+        "corruptions_stable": [nothing],
+        "more_robust_than_vit": [table1([0.0] * 11), fig5([0.0] * 10), nothing],
+    }.items():
+        row = claims.judge(name, *tables)
+        assert row["verdict"] == NOT_TESTED, name
+        assert "accuracy on clean images is 0 %" in row["note"]
+
+
 def test_noise_is_steeper():
     def losing(**loss):
         return table2(lambda name, severity: 90 - severity * loss.get(corruptions.GROUP_OF[name], 1))

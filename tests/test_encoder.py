@@ -205,6 +205,9 @@ def test_one_pass_tells_every_statistic_every_layer_of_every_batch_once(tiny_vit
         def result(self):
             return self.told
 
+        def fresh(self):
+            return Diary()
+
     found = one_pass(tiny_vit, tiny_images, {"diary": Diary()}, ratio=0.75, batch_size=8)["diary"]
     batches = [(range(0, 8), 8), (range(8, 12), 4)]
     assert found == [(layer, rows, size) for rows, size in batches for layer in (1, 2, 3, 4)]

@@ -1,9 +1,22 @@
 """Published numbers, and a run's numbers beside them."""
 
+import re
+
+import numpy as np
 import pandas as pd
 import pytest
+from scipy.stats import spearmanr
 
-from mae_helpers.reference import compare, published, show
+from mae_helpers.features import feature_table
+from mae_helpers.reference import (
+    arrange,
+    compare,
+    compare_features,
+    feature_agreement,
+    published,
+    released_active,
+    show,
+)
 
 
 def run(**accuracies):
@@ -53,13 +66,216 @@ def test_compare_without_a_vit_and_with_numbers_as_levels():
     assert "top1_percent_vit" not in found
 
 
+def accuracies(**columns):
+    """The fine-tuned MAE at blur levels, with intervals; Table I has 89.8 at I and 80.8 at X, and no clean row."""
+    rows = {
+        "level": ["clean", "I", "X"],
+        "top1_percent": [95.0, 91.0, 79.0],
+        "top1_low": [93.0, 89.0, 75.5],
+        "top1_high": [97.0, 92.9, 80.8],
+    }
+    return pd.DataFrame({"model": "mae_finetuned"} | rows | columns)
+
+
+def plain(texts):
+    return [text.replace("\u00a0", " ") for text in texts]
+
+
+def cell(page, text):
+    """The id of the only cell or heading of a page that reads `text`."""
+    (found,) = [part for part in page.split("<t")[1:] if f">{text}</t" in part]
+    return found.split('id="')[1].split('"')[0]
+
+
+def is_grey(page, text):
+    """Whether the page's style sheet has the colour on the cell or heading that reads `text`."""
+    styles = page.split("</style>")[0]
+    grey = [name for rule in styles.split("}") if "#767676" in rule for name in re.findall(r"#(T_\w+)", rule)]
+    return cell(page, text) in grey
+
+
+def test_the_interval_of_a_difference_is_that_of_the_value_less_the_published_value():
+    found = compare(accuracies(), "table1_blur", ["level"], ["top1_percent"]).set_index("level")
+    columns = ["top1_percent_difference", "top1_percent_difference_low", "top1_percent_difference_high"]
+    assert found.loc["I", columns].tolist() == pytest.approx([1.2, -0.8, 3.1])
+    assert found.loc["X", columns].tolist() == pytest.approx([-1.8, -5.3, 0.0], abs=1e-9)
+    assert found.loc["clean", columns].isna().all()
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "ends"),
+    [
+        ("table3_cosine", "mean_cosine", ("cosine_low", "cosine_high")),
+        ("released_feature_drop", "mean_drop", ("low", "high")),
+    ],
+)
+def test_cosines_and_drops_have_intervals_of_their_own_columns(name, value, ends):
+    rows = {
+        "model": "mae_finetuned",
+        "perturbation": "occlusion",
+        "level": [50],
+        value: 0.9,
+        ends[0]: 0.8,
+        ends[1]: 0.95,
+    }
+    paper = published(name).set_index(["perturbation", "level"]).loc[("occlusion", "50"), value]
+    (found,) = compare(pd.DataFrame(rows), name, ["perturbation", "level"], [value]).to_dict("records")
+    differences = [found[f"{value}_difference{end}"] for end in ("", "_low", "_high")]
+    assert differences == pytest.approx([0.9 - paper, 0.8 - paper, 0.95 - paper])
+
+
+def test_a_value_without_an_interval_has_a_difference_without_one():
+    found = compare(accuracies(ssim=0.9), "table1_blur", ["level"], ["top1_percent", "ssim"])
+    assert not {"ssim_difference_low", "ssim_difference_high"} & set(found)
+    shown = show(found, {"ssim": "{:.3f}"}, True).data
+    assert shown["ssim (difference)"].tolist() == ["", "+0.032", "+0.434"]
+
+
+def test_a_page_shows_the_difference_with_its_interval_signs_and_no_negative_zero():
+    table = compare(accuracies(), "table1_blur", ["level"], ["top1_percent"])
+    shown = show(table, {"level": "{}", "top1_percent": "{:.1f}"}, True, {"top1_percent": "top-1 (%)"}).data
+    assert plain(shown["top-1 (%)"]) == ["95.0 (93.0 to 97.0)", "91.0 (89.0 to 92.9)", "79.0 (75.5 to 80.8)"]
+    assert shown["top-1 (%) (paper)"].tolist() == ["", "89.8", "80.8"]
+    assert plain(shown["top-1 (%) (difference)"]) == ["", "+1.2 (−0.8 to +3.1)", "−1.8 (−5.3 to +0.0)"]
+    assert show(pd.DataFrame({"x_difference": [-1e-9], "x": [-0.5]}), {"x": "{:.1f}"}, True).data.loc[0].tolist() == [
+        "−0.5",
+        "+0.0",
+    ]
+
+
 @pytest.mark.parametrize("same_data", [True, False])
 def test_published_values_are_grey_and_without_difference_on_other_data(same_data):
-    table = compare(run(mae_finetuned=[95, 90, 80]), "table1_blur", ["level"], ["top1_percent"])
-    shown = show(table, {"level": "{}", "top1_percent": "{:.1f}"}, same_data, {"top1_percent": "top-1 (%)"})
-    difference = ["top-1 (%) (difference)"] if same_data else []
-    assert shown.data.columns.tolist() == ["level", "top-1 (%)", "top-1 (%) (paper)", *difference]
+    table = compare(accuracies(), "table1_blur", ["level"], ["top1_percent"])
+    shown = show(table, {"level": "{}", "top1_percent": "{:.1f}"}, same_data, {"top1_percent": "top-1 (%)"}, "released")
+    more = ["top-1 (%) (released)", "top-1 (%) (difference)"]
+    heading = "top-1 (%) (released: another model and data)"
+    assert shown.data.columns.tolist() == ["level", "top-1 (%)", *(more if same_data else [heading])]
     page = shown.to_html()
-    assert ("color: #767676" in page) is not same_data
-    assert ("-0.8" in page) is same_data
+    for text in ("89.8", "80.8", more[0] if same_data else heading):
+        assert is_grey(page, text) is not same_data
+    for text in ("level", "top-1 (%)", "X"):
+        assert not is_grey(page, text)
+    assert ("−1.8" in page) is same_data
     assert "nan" not in page
+
+
+def corrupted():
+    """Three cells of Table II, which has 90.0 and 50.0 for Gaussian noise and 76.2 for fog, in no sorted order."""
+    kinds = {"group": ["weather", "noise", "noise", "other"], "corruption": ["fog", *["gaussian_noise"] * 2, "new_one"]}
+    rows = {"severity": [5, 5, 1, 5], "top1_percent": [75.2, 51.0, 90.0, 11.0]}
+    ends = {"top1_low": [74.0, 49.5, 90.0, 10.0], "top1_high": [78.0, 52.0, 90.0, 12.0]}
+    table = pd.DataFrame({"model": "mae_finetuned"} | kinds | rows | ends)
+    return compare(table, "table2_imagenet_c", ["group", "corruption", "severity"], ["top1_percent"])
+
+
+@pytest.mark.parametrize("same_data", [True, False])
+def test_arranged_as_in_the_paper(same_data):
+    shown = arrange(corrupted(), "top1_percent", "severity", ["group", "corruption"], "{:.1f}", same_data)
+    table, page = shown.data.fillna(""), shown.to_html()
+    assert table.columns.tolist() == [("weather", "fog"), ("noise", "gaussian noise"), ("other", "new one")]
+    kinds = ["here", "paper", *(["difference"] if same_data else [])]
+    assert table.index.tolist() == [(level, kind) for level in "51" for kind in kinds]
+    assert table.loc[("5", "here")].tolist() == ["75.2", "51.0", "11.0"]
+    assert table.loc[("5", "paper")].tolist() == ["76.2", "50.0", ""]
+    assert table.loc[("1", "paper")].tolist() == ["", "90.0", ""]
+    if same_data:
+        texts = ["−1.0 (−2.2 to +1.8)", "+1.0 (−0.5 to +2.0)", ""]
+        assert plain(table.loc[("5", "difference")]) == texts
+        assert plain(table.loc[("1", "difference")]) == ["", "+0.0 (+0.0 to +0.0)", ""]
+    assert is_grey(page, "76.2") is not same_data
+    assert not is_grey(page, "75.2")
+    assert ("<caption>Rows in grey: paper, another model and data</caption>" in page) is not same_data
+    assert "nan" not in page.lower()
+
+
+def test_the_headings_of_grey_rows_are_grey():
+    one = corrupted().iloc[[0]]
+    page = arrange(one, "top1_percent", "severity", ["group", "corruption"], "{:.1f}", False).to_html()
+    assert is_grey(page, "paper")
+    assert not is_grey(page, "here")
+
+
+@pytest.mark.parametrize(("width", "count"), [(64, 10), (16, 3), (32, 5), (128, 20), (4, 1), (1, 1)])
+def test_the_released_share_of_narrower_heads(width, count):
+    assert released_active(width) == count
+
+
+def counted(layers=12, heads=12, levels=("clean", "I"), perturbation="gaussian_blur"):
+    """Counts of one class, nothing lost: the features of ten images are active at random, the same at all levels."""
+    clean = np.random.default_rng(0).random((10, layers, heads, 64)) < 0.7
+    table = feature_table(clean, dict.fromkeys(levels, clean), np.array(["a"] * 10), 0.6)
+    return table.assign(perturbation=perturbation)
+
+
+def test_released_counts_beside_a_runs_by_hand():
+    blur, occlusion = counted(), counted(levels=(0, 50, 90), perturbation="occlusion")
+    table = compare_features(pd.concat([blur, occlusion]))
+    assert len(table) == 4 * 144
+    assert "clean" not in set(table["level"])
+    cells = table.set_index(["perturbation", "level", "layer", "head"])
+    rows = {  # as they stand in released_head_features.csv
+        ("gaussian_blur", "I", 12, 12): (3, 2),
+        ("occlusion", "50", 7, 3): (6, 3),
+        ("occlusion", "90", 12, 12): (3, 0),
+    }
+    for key, (clean, kept) in rows.items():
+        row = cells.loc[key]
+        assert (row["released_clean_count"], row["released_retained_count"]) == (clean, kept)
+        assert row["difference"] == row["retained_count"] - kept
+    here = blur[(blur["level"] == "I") & (blur["layer"] == 12) & (blur["head"] == 12)]
+    assert cells.loc[("gaussian_blur", "I", 12, 12), "retained_count"] == here["retained_count"].item()
+
+
+@pytest.mark.parametrize(("layers", "heads"), [(2, 3), (24, 16)])
+def test_heads_that_the_release_lacks_have_no_released_counts(layers, heads):
+    table = compare_features(counted(layers, heads, ("clean", "I", "XI")))
+    assert len(table) == 2 * layers * heads
+    inside = (table["layer"] <= 12) & (table["head"] <= 12) & (table["level"] == "I")
+    for column in ("released_clean_count", "released_retained_count", "difference"):
+        assert (table[column].notna() == inside).all()
+    first, other = feature_agreement(table).to_dict("records")
+    everywhere = published("released_head_features").query("level == 'I'")["retained_count"].mean()
+    assert first["retained_count_paper"] == pytest.approx(everywhere)
+    assert first["retained_count"] == pytest.approx(table.loc[table["level"] == "I", "retained_count"].mean())
+    assert first["heads"] == other["heads"] == layers * heads
+    assert not np.isnan(first["retained_count_difference"])
+    missing = ("retained_count_paper", "retained_count_difference", "within_one_percent", "rank_correlation")
+    assert np.isnan([other[name] for name in missing]).all()
+
+
+def released_as_a_run():
+    released = published("released_head_features").query("perturbation == 'occlusion' and level in ('50', '90')")
+    return released.assign(**{"class": "a"})
+
+
+def test_a_run_that_counts_what_the_release_counts_agrees_wholly():
+    for row in feature_agreement(compare_features(released_as_a_run())).to_dict("records"):
+        assert row["retained_count"] == pytest.approx(row["retained_count_paper"])
+        differences = [row[f"retained_count_difference{end}"] for end in ("", "_low", "_high")]
+        assert differences == [0, 0, 0]
+        assert row["within_one_percent"] == 100
+        assert row["rank_correlation"] == pytest.approx(1)
+
+
+def test_agreement_by_hand():
+    table = released_as_a_run().query("level == '50'").reset_index(drop=True)
+    shift = np.where(np.arange(144) < 36, 2, np.where(np.arange(144) < 72, -1, 0))
+    here = table.assign(retained_count=table["retained_count"] + shift)
+    (row,) = feature_agreement(compare_features(here), seed=3).to_dict("records")
+    assert row["retained_count_difference"] == pytest.approx((36 * 2 - 36) / 144)
+    assert row["retained_count_difference_low"] < 0.25 < row["retained_count_difference_high"]
+    error = 1.96 * shift.std() / 12
+    assert row["retained_count_difference_low"] == pytest.approx(0.25 - error, abs=0.03)
+    assert row["retained_count_difference_high"] == pytest.approx(0.25 + error, abs=0.03)
+    assert row["within_one_percent"] == 75
+    expected = spearmanr(here["retained_count"], table["retained_count"]).statistic
+    assert row["rank_correlation"] == pytest.approx(expected)
+    assert 0 < expected < 0.99
+
+
+def test_a_model_that_keeps_nothing_has_no_rank_correlation():
+    (row,) = feature_agreement(
+        compare_features(released_as_a_run().query("level == '90'").assign(retained_count=0))
+    ).to_dict("records")
+    assert np.isnan(row["rank_correlation"])
+    assert row["retained_count"] == 0

@@ -19,6 +19,7 @@ from mae_helpers.robustness import (
     cosine_table,
     masked_embeddings,
     masking_table,
+    mean_and_interval,
     pairwise_cosines,
     top1_percent,
     within_and_between,
@@ -209,6 +210,48 @@ def test_alignment_is_the_weighted_mean_of_correct_and_wrong():
     row = alignment_table(alignment(embeddings, predictions, seen(embeddings, labels))).iloc[1]
     share = np.mean(predictions["mae"]["I"] == labels)
     assert row["mean_cosine"] == pytest.approx(share * row["cosine_correct"] + (1 - share) * row["cosine_wrong"])
+
+
+@pytest.mark.parametrize("values", [[0.25], [0.7] * 9])
+def test_one_value_and_equal_values_are_their_own_interval(values):
+    assert mean_and_interval(values) == pytest.approx((values[0],) * 3)
+
+
+def test_mean_and_interval_agree_with_the_standard_error():
+    values = np.random.default_rng(8).normal(3, 2, 900)
+    mean, low, high = mean_and_interval(values, seed=1)
+    error = 1.96 * values.std() / 30
+    assert mean == pytest.approx(values.mean())
+    assert [low, high] == pytest.approx([mean - error, mean + error], abs=0.1 * error)
+    assert mean_and_interval(values, seed=1) == (mean, low, high)
+    assert mean_and_interval(values, seed=2) != (mean, low, high)
+
+
+def test_the_interval_of_the_mean_cosine_is_over_the_images_of_its_row():
+    per_image = alignment(EMBEDDINGS, PREDICTIONS, seen(EMBEDDINGS, LABELS))
+    generator = np.random.default_rng(5)
+    moved = [  # rows of the models in turn, so that groups are not blocks
+        pd.DataFrame({"model": name, "level": level, "cosine": generator.uniform(low, 1, 40)})
+        for level in ("I", 10)
+        for name, low in (("sup", 0), ("mae", 0.8))
+    ]
+    several = pd.concat([per_image, *(part.assign(image="x", correct=True) for part in moved)]).fillna(0)
+    table = alignment_table(several, seed=7).set_index(["model", "level"])
+    assert (table["cosine_low"] <= table["mean_cosine"] + 1e-12).all()
+    assert (table["mean_cosine"] <= table["cosine_high"] + 1e-12).all()
+    for (model, level), rows in several.groupby(["model", "level"]):
+        expected = mean_and_interval(rows["cosine"], 7)
+        found = table.loc[(model, level), ["mean_cosine", "cosine_low", "cosine_high"]]
+        assert found.tolist() == pytest.approx(expected)
+    assert table.loc[("sup", "clean"), ["cosine_low", "cosine_high"]].tolist() == [1, 1]
+
+
+def test_a_row_of_one_image_is_its_own_interval():
+    one = {name: {level: values[:1] for level, values in levels.items()} for name, levels in EMBEDDINGS.items()}
+    right = {name: {level: values[:1] for level, values in levels.items()} for name, levels in PREDICTIONS.items()}
+    table = alignment_table(alignment(one, right, seen(one, LABELS[:1])))
+    assert table["mean_cosine"].tolist() == pytest.approx([1, 0, 1, 0.8])
+    assert table["cosine_low"].tolist() == table["cosine_high"].tolist() == table["mean_cosine"].tolist()
 
 
 def test_alignment_with_an_embedding_of_zeros_is_an_error():

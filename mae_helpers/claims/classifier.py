@@ -4,7 +4,7 @@ from itertools import pairwise
 
 import pandas as pd
 
-from mae_helpers.claims.finding import Finding, kept_shares, needed, select, steps
+from mae_helpers.claims.finding import Finding, kept_shares, needed, select, some_accuracy, steps
 from mae_helpers.reference import published
 
 STABLE = [
@@ -87,7 +87,7 @@ def any_subset_serves(fig5: pd.DataFrame) -> Finding:
 
 def corruptions_stable(table2: pd.DataFrame) -> Finding:
     """Table II: the mean accuracy over severities that each of the nine named corruptions keeps."""
-    clean = float(select(table2)["clean_percent"].iloc[0])
+    clean = some_accuracy(select(table2)["clean_percent"].iloc[0])
     kept = select(table2).groupby("corruption")["top1_percent"].mean()
     kept = needed(kept, *STABLE)[STABLE] / clean
     enough = int((kept >= 0.8).sum())
@@ -100,7 +100,7 @@ def noise_is_steeper(table2: pd.DataFrame) -> Finding:
     by_group = select(table2).groupby(["group", "severity"])["top1_percent"].mean().unstack("severity")
     needed(by_group.iloc[0], 1, 5)
     loss = by_group.iloc[:, 0] - by_group.iloc[:, -1]
-    others = loss.drop("noise")
+    others = needed(loss, "noise", "blur").drop("noise")
     words = "points lost from severity 1 to 5: " + ", ".join(f"{name} {value:.1f}" for name, value in loss.items())
     return Finding(words, loss["noise"] > others.max(), loss["noise"] > others.mean())
 
@@ -129,7 +129,8 @@ def more_robust_than_vit(table1: pd.DataFrame, fig5: pd.DataFrame, table2: pd.Da
             kept_shares(guided(fig5), "occlusion_percent", name, "paired_percent").iloc[1:].mean() for name in models
         ],
         "corruptions": [
-            (rows["top1_percent"] / rows["clean_percent"]).mean() for rows in (select(table2, name) for name in models)
+            (rows["top1_percent"] / some_accuracy(rows["clean_percent"].iloc[0])).mean()
+            for rows in (select(table2, name) for name in models)
         ],
     }
     for kind, (mae, vit) in kept.items():

@@ -49,12 +49,22 @@ def needed(values: pd.Series, *labels: object) -> pd.Series:
     return values
 
 
+def some_accuracy(clean: float) -> float:
+    """The clean accuracy as it is; NotTestedError where it is 0, of which no share can be kept."""
+    if clean == 0:
+        raise NotTestedError("this run's accuracy on clean images is 0 %")
+    return float(clean)
+
+
 def kept_shares(
     table: pd.DataFrame, level: str, model: str = "mae_finetuned", value: str = "top1_percent"
 ) -> pd.Series:
-    """Accuracy by level as a share of the clean one, which is the first level; `paired_percent` compares on equal images."""
+    """Accuracy by level as a share of the clean one, which is the first level; `paired_percent` compares on equal images.
+
+    NotTestedError where nothing is right even on clean images.
+    """
     values = select(table, model).set_index(level)[value]
-    return values / values.iloc[0]
+    return values / some_accuracy(values.iloc[0])
 
 
 def steps(values: pd.Series, knee: int = 60) -> tuple[float, float]:

@@ -5,7 +5,7 @@ The rules know no profile: pixels are compared as shares of what uniform attenti
 
 import pandas as pd
 
-from mae_helpers.claims.finding import Finding, rank_correlation, select, thirds
+from mae_helpers.claims.finding import Finding, NotTestedError, needed, rank_correlation, select, thirds
 
 CLUSTERS_AT, PAPER_DISTANCE_PX, PAPER_UNIFORM_PX = (7, 9), (80, 120), 116.5
 
@@ -25,6 +25,8 @@ def emergence(table: pd.DataFrame) -> Finding:
     """Sec. IV-A1: where the mean patch tokens' silhouette climbs most over three layers."""
     rows = select(table, "mae_pretrained", token="mean_patch").sort_values("layer")
     climb = rows.set_index("layer")["silhouette"].diff(3).dropna()
+    if climb.empty:
+        raise NotTestedError("this run has no silhouette: more than one image of a class, and four layers, are needed")
     layer, value, unit = int(climb.idxmax()), float(climb.max()), rows["layer"].max() / 12
     low, high = (edge * unit for edge in CLUSTERS_AT)
     words = f"steepest climb of the silhouette: +{value:.2f} over the three layers that end at layer {layer}"
@@ -69,7 +71,8 @@ def angles_are_about_classes(table: pd.DataFrame) -> Finding:
     """Sec. IV-A2: theta_1 in the last layer between classes, and under both controls."""
     last = select(table, "mae_pretrained", main=True, layer=table["layer"].max())
     median = last.groupby("control")["theta1_deg"].median()
-    classes, controls = float(median["between_classes"]), median.drop("between_classes")
+    controls = needed(median, "between_classes", "split_half", "shuffled_labels").drop("between_classes")
+    classes = float(median["between_classes"])
     words = (
         f"last layer, median: {classes:.1f} degrees between classes, {controls['split_half']:.1f} between halves of a "
     )

@@ -1,5 +1,14 @@
 """Every plot of the book: tidy data in, axes out, nothing computed beyond what seaborn summarises."""
 
+from mae_helpers.figures.notes import (
+    PAIRING_COLOURS,
+    PAIRING_NAMES,
+    class_dots,
+    marked_curve,
+    pairing_curves,
+    released_pairings,
+    step_bars,
+)
 from mae_helpers.figures.pretrained import (
     CONTROL_COLOURS,
     CONTROL_NAMES,
@@ -45,6 +54,8 @@ __all__ = [
     "CONTROL_NAMES",
     "MODEL_COLOURS",
     "MODEL_NAMES",
+    "PAIRING_COLOURS",
+    "PAIRING_NAMES",
     "RANKING_COLOURS",
     "RANKING_NAMES",
     "TOKEN_NAMES",
@@ -52,6 +63,7 @@ __all__ = [
     "angle_boxes",
     "attention_dots",
     "class_bars",
+    "class_dots",
     "control_curves",
     "corruption_heatmap",
     "cosine_histogram",
@@ -62,12 +74,16 @@ __all__ = [
     "layer_axis",
     "layer_curves",
     "level_curves",
+    "marked_curve",
     "norm_ranges",
     "outer_labels",
+    "pairing_curves",
     "panels",
     "published_curve",
+    "released_pairings",
     "rollout_overlays",
     "singular_value_curves",
+    "step_bars",
     "training_curve",
     "tsne_by_layer",
     "tsne_panel",

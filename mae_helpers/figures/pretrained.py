@@ -74,7 +74,10 @@ def angle_boxes(table: pd.DataFrame, ax: Axes, title: str, colour: str) -> Axes:
 def control_curves(table: pd.DataFrame, ax: Axes, title: str) -> Axes:
     """Median theta_1 by layer with its interquartile band: the classes and the two controls."""
     for control, name in CONTROL_NAMES.items():
-        by_layer = table[table["control"] == control].groupby("layer")["theta1_deg"]
+        rows = table[table["control"] == control]
+        if rows.empty:
+            continue  # with one image a class there are no halves
+        by_layer = rows.groupby("layer")["theta1_deg"]
         low, middle, high = (by_layer.quantile(q) for q in (0.25, 0.5, 0.75))
         ax.plot(middle.index, middle, marker="o", ms=4, color=CONTROL_COLOURS[control], label=name)
         ax.fill_between(middle.index, low, high, color=CONTROL_COLOURS[control], alpha=0.18, linewidth=0)

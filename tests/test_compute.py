@@ -1,0 +1,187 @@
+"""Precision, batch size and compilation: what is asked for is done, put back afterwards, and moves no result too far."""
+
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+from conftest import make_vit
+
+from mae_helpers.attention import Rollout
+from mae_helpers.compute import Compute, compile_blocks, computing_of, number_format
+from mae_helpers.encoder import PerImage, classify, mean_patch, one_pass, walk
+from mae_helpers.features import head_features
+from mae_helpers.profiles import Computing
+from mae_helpers.subspaces import Moments
+
+BF16_TOLERANCE = 0.03  # of the largest magnitude: what book/imagenet.md states
+
+
+def statistics(model):
+    return {
+        "mean_patch": PerImage(mean_patch),
+        "heads": PerImage(head_features),
+        "class": PerImage(partial(classify, model), only=4),
+        "rollout": Rollout("cls", 4),
+    }
+
+
+class OutOfMemory:
+    """A statistic that has no room for more than `room` images at a time, and counts how often it was told that."""
+
+    def __init__(self, room, layer=1, refused=None):
+        self.room, self.layer, self.told = room, layer, []
+        self.refused = [] if refused is None else refused
+
+    def add(self, state, rows):
+        if len(rows) > self.room and state.layer == self.layer:
+            self.refused.append(len(rows))
+            raise torch.OutOfMemoryError("made up")
+        if state.layer == 1:
+            self.told += list(rows)
+
+    def result(self):
+        return np.array(self.told)
+
+    def fresh(self):
+        return OutOfMemory(self.room, self.layer, self.refused)
+
+
+@pytest.mark.parametrize("layer", [1, 3], ids=["first layer", "middle of the pass"])
+def test_out_of_memory_halves_the_batch_and_begins_again(tiny_vit, tiny_images, layer):
+    compute, greedy = Compute(batch_size=12), OutOfMemory(3, layer)
+    found = one_pass(tiny_vit, tiny_images, {"greedy": greedy, **statistics(tiny_vit)}, compute=compute)
+    assert greedy.refused == [12, 6]
+    assert compute.batch_size == 3
+    assert found["greedy"].tolist() == list(range(12)), "each image once, in order"
+    plain = one_pass(tiny_vit, tiny_images, statistics(tiny_vit))
+    for name, expected in plain.items():
+        np.testing.assert_allclose(found[name], expected, rtol=1e-4, atol=1e-6)
+
+
+def test_the_batch_size_that_fitted_is_kept_for_the_next_pass(tiny_vit, tiny_images):
+    compute, greedy = Compute(batch_size=8), OutOfMemory(4)
+    for _ in range(2):
+        one_pass(tiny_vit, tiny_images, {"greedy": greedy}, compute=compute)
+    assert greedy.refused == [8]
+
+
+def test_always_out_of_memory_ends_in_a_clear_error(tiny_vit, tiny_images):
+    with pytest.raises(MemoryError, match="no memory for one image; use --device cpu"):
+        one_pass(tiny_vit, tiny_images, {"greedy": OutOfMemory(0)}, compute=Compute(batch_size=4))
+
+
+def test_other_errors_do_not_shrink_the_batch(tiny_vit, tiny_images):
+    def fail(state):
+        raise RuntimeError("made up")
+
+    compute = Compute(batch_size=8)
+    with pytest.raises(RuntimeError, match="made up"):
+        one_pass(tiny_vit, tiny_images, {"failing": PerImage(fail)}, compute=compute)
+    assert compute.batch_size == 8
+
+
+def test_threads_that_read_ahead_change_nothing(tiny_vit, tiny_images):
+    one, many = (
+        one_pass(tiny_vit, tiny_images, statistics(tiny_vit), compute=Compute(batch_size=5, workers=n)) for n in (1, 4)
+    )
+    for name in one:
+        assert np.array_equal(one[name], many[name]), name
+
+
+def test_bf16_agrees_with_float32_within_the_stated_tolerance(tiny_vit, tiny_images):
+    exact, rounded = (
+        one_pass(tiny_vit, tiny_images, statistics(tiny_vit), compute=Compute(precision=name))
+        for name in ("float32", "bf16")
+    )
+    for name in ("mean_patch", "heads", "rollout"):
+        assert rounded[name].dtype == np.float32
+        error = np.abs(rounded[name] - exact[name]).max() / np.abs(exact[name]).max()
+        assert 0 < error < BF16_TOLERANCE, name
+
+
+@torch.no_grad()
+def test_attention_and_tokens_are_float32_in_every_precision(tiny_vit, tiny_images):
+    images = tiny_images.tensor([0, 1])
+    for precision in ("float32", "tf32", "bf16"):
+        for state in walk(tiny_vit, images, precision=precision):
+            rows = state.attention().sum(-1)
+            assert state.attention().dtype == torch.float32
+            assert state.tokens.dtype == torch.float32
+            assert state.head_outputs().dtype == torch.float32
+            torch.testing.assert_close(rows, torch.ones_like(rows), atol=1e-5, rtol=0)
+
+
+def test_moments_are_float64_in_bf16(tiny_vit, tiny_images):
+    found = one_pass(tiny_vit, tiny_images, {"m": Moments({"all": range(12)})}, compute=Compute(precision="bf16"))["m"]
+    assert found["all", 1][0].dtype == np.float64
+
+
+@pytest.mark.parametrize("precision", ["float32", "tf32", "bf16"])
+def test_pytorchs_switches_are_put_back(precision):
+    before = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+    with number_format(precision, torch.device("cpu")):
+        assert torch.get_float32_matmul_precision() == ("high" if precision == "tf32" else "highest")
+        assert torch.backends.cudnn.allow_tf32 == (precision == "tf32")
+        assert torch.is_autocast_enabled("cpu") == (precision == "bf16")
+    assert (torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32) == before
+    assert not torch.is_autocast_enabled("cpu")
+
+
+def test_a_statistic_does_not_run_in_the_blocks_precision(tiny_vit, tiny_images):
+    seen = []
+    one_pass(
+        tiny_vit,
+        tiny_images,
+        {"probe": PerImage(lambda state: seen.append(torch.is_autocast_enabled("cpu")) or mean_patch(state))},
+        compute=Compute(precision="bf16"),
+    )
+    assert set(seen) == {False}
+
+
+def test_compiled_blocks_give_the_same_results(tiny_images):
+    plain = one_pass(make_vit(3), tiny_images, {"mean": PerImage(mean_patch)})["mean"]
+    calls = []
+
+    def counting(graph, _):
+        calls.append(graph)
+        return graph.forward
+
+    compiled = compile_blocks(make_vit(3), backend=counting)
+    found = one_pass(compiled, tiny_images, {"mean": PerImage(mean_patch)})["mean"]
+    assert calls, "nothing was compiled"
+    np.testing.assert_allclose(found, plain, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ({"precision": "fp8"}, "precision 'fp8': use one of float32, tf32, bf16"),
+        ({"batch_size": 0}, "batch_size 0"),
+        ({"workers": "many"}, "workers 'many'"),
+    ],
+)
+def test_wrong_settings_are_named(settings, told):
+    with pytest.raises(ValueError, match=told):
+        Compute(**settings)
+
+
+def test_a_notebooks_precision_goes_before_the_profiles():
+    assert computing_of(Computing(precision="tf32")).precision == "tf32"
+    assert computing_of(Computing(precision="tf32"), "bf16").precision == "bf16"
+    assert computing_of(Computing(workers=3)).workers == 3
+
+
+def test_precision_and_compilation_tell_results_apart():
+    kinds = [Compute(), Compute(precision="bf16"), Compute(compile=True)]
+    assert len({kind.identity for kind in kinds}) == 3
+    assert Compute(batch_size=7).identity == Compute(workers=5).identity
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize(("precision", "tolerance"), [("float32", 1e-4), ("tf32", 0.01), ("bf16", BF16_TOLERANCE)])
+def test_a_gpu_agrees_with_the_cpu(tiny_vit, tiny_images, precision, tolerance):
+    exact = one_pass(tiny_vit, tiny_images, statistics(tiny_vit))
+    found = one_pass(tiny_vit.cuda(), tiny_images, statistics(tiny_vit), compute=Compute(precision=precision))
+    for name in ("mean_patch", "heads", "rollout"):
+        assert np.abs(found[name] - exact[name]).max() < tolerance * np.abs(exact[name]).max(), name

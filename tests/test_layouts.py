@@ -1,0 +1,428 @@
+"""Layouts: the same images in the same order, with the same classes and pixels, however they lie on a disk."""
+
+import json
+import shutil
+import tarfile
+
+import numpy as np
+import photographs
+import pytest
+from photographs import EACH, PAPER, opened
+from PIL import Image, ImageOps
+
+from mae_helpers import layouts
+from mae_helpers.images import ImageError, open_images, resize
+from mae_helpers.profiles import Images, Input
+
+DOG, BALL, VAN = "n02106662", "n02782093", "n03788195"
+THREE = [VAN, DOG, BALL]
+
+
+@pytest.fixture(scope="module")
+def places(tmp_path_factory):
+    """The same thirty photographs in every layout: {name: folder or file}."""
+    root = tmp_path_factory.mktemp("imagenet")
+    flat = photographs.write_flat(root / "flat" / "val")
+    photographs.write_kaggle(root / "flat" / "LOC_val_solution.csv")
+    everything = {name: (flat / name).read_bytes() for name in photographs.validation_names()}
+    bare = photographs.write_tar(root / "bare" / "ILSVRC2012_img_val.tar", everything)
+    shutil.copy(root / "flat" / "LOC_val_solution.csv", root / "bare")
+    tars = photographs.write_class_tars(flat, root / "tars")
+    return {
+        "folders": photographs.write_folders(flat, root / "folders"),
+        "flat": flat,
+        "one tar": photographs.write_class_tar(flat, root / "one" / "val.tar"),
+        "a tar a class": tars,
+        "a tar a class, with ./": photographs.write_class_tars(flat, root / "dotted", "./"),
+        "a tar of tars": photographs.write_tar(
+            root / "nested" / "train.tar", {path.name: path.read_bytes() for path in sorted(tars.iterdir())}
+        ),
+        "a tar without folders": bare,
+        "shards": photographs.write_shards(flat, root / "shards"),
+        "shards, with ./": photographs.write_shards(flat, root / "dotted shards", "./"),
+    }
+
+
+SOURCES = {"folders": "folders", "flat": "flat"}  # all others are tar
+NAMES = (
+    "folders",
+    "flat",
+    "one tar",
+    "a tar a class",
+    "a tar a class, with ./",
+    "a tar of tars",
+    "a tar without folders",
+    "shards",
+    "shards, with ./",
+)
+
+
+@pytest.fixture(scope="module")
+def expected(places):
+    """Number in the file name -> its pixels at 32 px, straight from the file."""
+    found = {}
+    for name in photographs.validation_names():
+        image = resize(Image.open(places["flat"] / name).convert("RGB"), 32, "squash")
+        found[name[15:23]] = np.asarray(image, np.float32) / 255
+    return found
+
+
+@pytest.fixture
+def hub(tmp_path, monkeypatch):
+    """The package `datasets`, offline and with a cache of its own."""
+    datasets = pytest.importorskip("datasets")
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(datasets.config, "HF_MODULES_CACHE", str(tmp_path / "modules"))
+    return datasets
+
+
+def check(found, expected, classes, each=EACH):
+    """A set holds the first `each` images of these classes, in that order, each with its pixels, class and index."""
+    names = photographs.validation_names().items()
+    rows = [(name[15:23], label) for wanted in classes for name, label in names if label == wanted]
+    rows = [row for number, row in enumerate(rows) if number % EACH < each]
+    assert photographs.keys(found) == [key for key, _ in rows]
+    assert found.classes.tolist() == [label for _, label in rows]
+    assert found.labels.tolist() == [PAPER[label] for _, label in rows]
+    assert len(set(found.ids)) == len(rows)
+    for row, (key, _) in enumerate(rows):
+        assert np.array_equal(found.pixels(row), expected[key]), found.ids[row]
+
+
+def test_the_photographs_are_thirty_different_images_of_several_shapes(expected):
+    assert len(expected) == len({pixels.tobytes() for pixels in expected.values()}) == 30
+    assert len({photographs.photograph(number).size for number in range(30)}) == len(photographs.SIZES)
+    assert min(pixels.std() for pixels in expected.values()) > 0.01, "none of them is empty"
+
+
+@pytest.mark.parametrize("explicit", [False, True])
+@pytest.mark.parametrize("name", NAMES)
+def test_every_layout_holds_the_same_images_in_the_same_order(places, expected, name, explicit):
+    source = SOURCES.get(name, "tar") if explicit else "auto"
+    check(opened(places[name], source), expected, PAPER)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_three_classes_in_the_order_asked_for_and_fewer_of_each(places, expected, name):
+    check(opened(places[name], classes=THREE), expected, THREE)
+    check(opened(places[name], classes=THREE, count=6), expected, THREE, each=2)
+
+
+@pytest.mark.parametrize("classes", ["all", []])
+@pytest.mark.parametrize("name", NAMES)
+def test_all_classes_come_in_sorted_order(places, expected, name, classes):
+    if classes == [] and name in ("flat", "a tar without folders"):
+        pytest.skip("without classes asked for, a flat folder has none")
+    check(opened(places[name], classes=classes), expected, sorted(PAPER))
+
+
+@pytest.mark.parametrize("name", ["flat", "a tar without folders"])
+def test_images_of_no_class_are_all_taken_in_order(places, expected, name):
+    found = opened(places[name], classes=[])
+    assert photographs.keys(found) == list(expected)
+    assert set(found.labels) == {-1}
+    assert opened(places[name], classes=[], count=4).ids == found.ids[:4]
+
+
+@pytest.mark.parametrize("folders", [10, 200, 1000])
+def test_indices_of_wordnet_ids_do_not_depend_on_the_other_folders(places, expected, tmp_path, folders):
+    root = tmp_path / "val"
+    shutil.copytree(places["folders"], root)
+    others = [name for name in photographs.all_classes() if name not in PAPER]
+    for name in others[:: max(1, len(others) // max(1, folders - 10))][: folders - 10]:
+        (root / name).mkdir()
+    assert len(list(root.iterdir())) == folders
+    found = opened(root)
+    check(found, expected, PAPER)
+    assert list(dict.fromkeys(found.labels.tolist())) == [235, 98, 237, 229, 417, 421, 430, 668, 757, 814]
+    check(opened(root, classes=THREE), expected, THREE)
+
+
+def test_what_lies_beside_the_class_folders_does_not_matter(places, expected, tmp_path):
+    root = shutil.copytree(places["folders"], tmp_path / "val")
+    shutil.copy(places["a tar without folders"], root)
+    Image.new("RGB", (8, 8)).save(root / "montage.png")
+    (root / ".cache").mkdir()
+    (root / DOG / "._ILSVRC2012_val_00000003.JPEG").write_bytes(b"what another system keeps about a file")
+    check(opened(root), expected, PAPER)
+    check(opened(root, "folders", "all"), expected, sorted(PAPER))
+
+
+def test_the_archive_beside_its_own_flat_images_does_not_matter(places, expected, tmp_path):
+    root = shutil.copytree(places["flat"], tmp_path / "val")
+    shutil.copy(places["a tar without folders"], root)
+    photographs.write_kaggle(tmp_path / "LOC_val_solution.csv")
+    check(opened(root), expected, PAPER)
+
+
+@pytest.mark.parametrize("split", ["train", "validation"])
+@pytest.mark.parametrize("source", ["auto", "hf"])
+def test_a_local_hugging_face_folder_holds_the_same_images(hub, places, expected, tmp_path, split, source):
+    root = tmp_path / "imagenet"
+    shutil.copytree(places["folders"], root / split)
+    found = opened(f"hf:{root}", source, split=split)
+    check(found, expected, PAPER)
+    assert list(found.ids) == list(opened(places["folders"]).ids)
+    check(opened(f"hf:{root}", classes=THREE, count=6, split=split), expected, THREE, each=2)
+
+
+def test_a_hub_set_of_a_thousand_words_has_imagenets_order(hub, places, expected, tmp_path, monkeypatch):
+    words = [f"word {row}" for row in range(1000)]
+    names = photographs.validation_names()
+    features = hub.Features({"image": hub.Image(), "label": hub.ClassLabel(names=words)})
+    stored = [{"path": name, "bytes": (places["flat"] / name).read_bytes()} for name in names]
+    table = hub.Dataset.from_dict({"image": stored, "label": [PAPER[v] for v in names.values()]}, features=features)
+    table.to_parquet(tmp_path / "hub" / "validation-00000.parquet")
+    check(opened(f"hf:{tmp_path / 'hub'}"), expected, PAPER)
+
+
+def test_a_hugging_face_set_that_cannot_be_opened_is_one_error(hub, places, tmp_path):
+    with pytest.raises(ImageError, match=r"^hf:\S*nowhere, split 'validation': \w+: .{10,}"):
+        opened(f"hf:{tmp_path / 'nowhere'}")
+    shutil.copytree(places["folders"], tmp_path / "imagenet")
+    with pytest.raises(ImageError, match=r"split 'test': ValueError: .*test"):
+        opened(f"hf:{tmp_path / 'imagenet'}", split="test")
+    with pytest.raises(ImageError, match=r"no folder for the classes \['n01440764'\]"):
+        opened(f"hf:{tmp_path / 'imagenet'}", classes=["n01440764"])
+
+
+def test_without_the_package_a_hugging_face_set_names_it(monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(ImageError, match=r"hf:ILSVRC/imagenet-1k: needs the package `datasets`"):
+        opened("hf:ILSVRC/imagenet-1k")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_missing_class_is_named_and_what_there_is(places, name):
+    with pytest.raises(ImageError, match=r"classes \['n01440764', 'tench'\]; it holds \['n01855032', 'n02105641'"):
+        opened(places[name], classes=[DOG, "n01440764", "tench"])
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_class_with_too_few_images_is_named(places, name):
+    with pytest.raises(ImageError, match=rf"{DOG}: 3 images, 4 were asked for; lower images.count"):
+        opened(places[name], count=40)
+
+
+def broken(places, name, root):
+    """A copy of a layout in which the first image of DOG is cut short; returns the place to open."""
+    flat = shutil.copytree(places["flat"], root / "broken" / "val")
+    shutil.copy(places["flat"].parent / "LOC_val_solution.csv", flat.parent)
+    path = flat / "ILSVRC2012_val_00000003.JPEG"
+    path.write_bytes(path.read_bytes()[:-400])
+    if name == "flat":
+        return flat
+    write = {
+        "folders": lambda: photographs.write_folders(flat, root / "folders"),
+        "one tar": lambda: photographs.write_class_tar(flat, root / "val.tar"),
+        "a tar a class": lambda: photographs.write_class_tars(flat, root / "tars"),
+        "shards": lambda: photographs.write_shards(flat, root / "shards"),
+        "hf": lambda: f"hf:{photographs.write_folders(flat, root / 'hf')}",
+    }
+    return write[name]()
+
+
+@pytest.mark.parametrize("name", ["folders", "flat", "one tar", "a tar a class", "shards", "hf"])
+def test_a_truncated_image_is_named_when_it_is_read(hub, places, expected, tmp_path, name):
+    place = broken(places, name, tmp_path)
+    found = opened(place)
+    assert np.array_equal(found.pixels(1), expected["00000073"]), "the next image is whole"
+    pattern = rf"{place}/.*ILSVRC2012_val_00000003\.\w+: not a readable image \(.*truncated.*; replace or remove"
+    with pytest.raises(ImageError, match=pattern):
+        found.pixels(0)
+
+
+@pytest.mark.parametrize("left", ["half a header", "half an image", "whole members"])
+@pytest.mark.parametrize(
+    ("name", "last"),
+    [("one tar", "val.tar"), ("a tar a class", "n03788195.tar"), ("shards", "imagenet-val-000001.tar")],
+)
+def test_a_truncated_archive_is_named_wherever_it_ends(places, tmp_path, name, last, left):
+    whole = places[name] if places[name].is_file() else places[name] / last
+    with tarfile.open(whole) as file:
+        member = [member for member in file if member.name.endswith(("JPEG", "jpg"))][1]
+    end = {
+        "half a header": member.offset + 200,
+        "half an image": member.offset_data + 900,
+        "whole members": member.offset,
+    }
+    root = shutil.copytree(whole.parent, tmp_path / "copy")
+    (root / last).write_bytes(whole.read_bytes()[: end[left]])
+    with pytest.raises(ImageError, match=rf"{last}: not a readable tar archive \(.+\); copy it again"):
+        opened(root / last if places[name].is_file() else root)
+
+
+def test_a_folder_with_the_published_archive_alone_is_that_archive(places, expected):
+    check(opened(places["a tar without folders"].parent), expected, PAPER)
+
+
+def test_an_archive_of_one_class_is_that_class(places, expected):
+    check(opened(places["a tar a class"] / f"{DOG}.tar", classes=[DOG]), expected, [DOG])
+
+
+@pytest.mark.parametrize("content", [b"", b"this is no archive"])
+def test_a_file_that_is_no_archive_is_an_error(tmp_path, content):
+    (tmp_path / "val.tar").write_bytes(content)
+    with pytest.raises(ImageError, match=r"val\.tar: (not a readable tar archive|no image in it)"):
+        opened(tmp_path / "val.tar")
+    (tmp_path / "val.zip").write_bytes(content)
+    with pytest.raises(ImageError, match=r"val\.zip: (not a readable tar archive|no image in it)"):
+        opened(tmp_path / "val.zip")
+
+
+def test_a_compressed_archive_is_an_error(places, tmp_path):
+    with tarfile.open(tmp_path / "val.tar.gz", "w:gz") as file:
+        file.add(places["folders"], "val")
+    with pytest.raises(ImageError, match=r"val\.tar\.gz: not a readable tar archive .*, uncompressed"):
+        opened(tmp_path / "val.tar.gz")
+
+
+def test_archives_without_images_are_an_error(tmp_path):
+    empty = photographs.write_tar(tmp_path / "a" / "notes.tar", {"n02106662/notes.txt": b"no image"})
+    shards = photographs.write_tar(tmp_path / "b" / "0.tar", {"1.cls": b"1", "1.json": b"{}"})
+    for place in (empty, shards.parent):
+        with pytest.raises(ImageError, match="no image in it"):
+            opened(place)
+    (tmp_path / "c").mkdir()
+    with pytest.raises(ImageError, match=r"c: no image in it"):
+        opened(tmp_path / "c", "tar")
+
+
+def test_a_shards_image_without_a_label_is_named(places, tmp_path):
+    members = photographs.shard_members(places["flat"])
+    del members["ILSVRC2012_val_00000003.cls"]
+    photographs.write_tar(tmp_path / "0.tar", members)
+    with pytest.raises(ImageError, match=r"0\.tar: ILSVRC2012_val_00000003\.jpg has no \.cls beside it"):
+        opened(tmp_path)
+
+
+@pytest.mark.parametrize("label", ["1000", "-1", "n02106662", ""])
+def test_a_shards_label_that_is_no_class_is_named(places, tmp_path, label):
+    members = photographs.shard_members(places["flat"])
+    members["ILSVRC2012_val_00000003.cls"] = label.encode()
+    photographs.write_tar(tmp_path / "0.tar", members)
+    with pytest.raises(ImageError, match=rf"0\.tar/ILSVRC2012_val_00000003\.cls: '{label}' is no class"):
+        opened(tmp_path)
+
+
+def test_the_first_and_the_last_class_are_classes(places, tmp_path):
+    image = (places["flat"] / "ILSVRC2012_val_00000003.JPEG").read_bytes()
+    members = {"a.jpg": image, "a.cls": b"999\n", "b.jpg": image, "b.cls": b"0", "b.json": json.dumps({}).encode()}
+    found = opened(photographs.write_tar(tmp_path / "0.tar", members), classes="all")
+    assert found.labels.tolist() == [0, 999]
+    assert found.classes.tolist() == ["n01440764", "n15075141"]
+
+
+def test_a_name_that_is_there_twice_is_an_error(places, tmp_path):
+    image = (places["flat"] / "ILSVRC2012_val_00000003.JPEG").read_bytes()
+    both = {f"{part}/{DOG}/1.JPEG": image for part in ("train", "val")}
+    with pytest.raises(ImageError, match=rf"{DOG}/1\.JPEG is in it twice"):
+        opened(photographs.write_tar(tmp_path / "both.tar", both), classes=[DOG])
+
+
+@pytest.mark.parametrize("classes", [list(PAPER), "all"])
+def test_a_folder_that_holds_train_and_val_shows_what_it_holds(places, tmp_path, classes):
+    for part in ("train", "val"):
+        shutil.copytree(places["folders"], tmp_path / part)
+    for count in (None, 10):
+        with pytest.raises(ImageError, match=r"\['train', 'val'\]"):
+            opened(tmp_path, classes=classes, count=count)
+
+
+def test_a_folder_of_another_name_is_a_class_by_its_position(places, tmp_path):
+    for label in (DOG, BALL):
+        shutil.copytree(places["folders"] / label, tmp_path / {DOG: "german shepherd", BALL: "balloon"}[label])
+    found = opened(tmp_path, classes="all")
+    assert found.names == ["balloon", "german shepherd"]
+    assert found.labels.tolist() == [0] * 3 + [1] * 3
+    assert opened(tmp_path, classes=["german shepherd"]).labels.tolist() == [1] * 3
+
+
+def test_a_flat_folder_without_ground_truth_names_the_remedy(places, tmp_path):
+    root = shutil.copytree(places["flat"], tmp_path / "a" / "val")
+    bare = shutil.copy(places["a tar without folders"], tmp_path / "val.tar")
+    for place, classes in ((root, list(PAPER)), (root, "all"), (bare, list(PAPER))):
+        with pytest.raises(
+            ImageError, match=r"no file that says .* `labels` \(IMAGENET_LABELS\), or put one of LOC_val"
+        ):
+            opened(place, classes=classes)
+
+
+@pytest.mark.parametrize("classes", [[], "all", [DOG]])
+@pytest.mark.parametrize("source", ["auto", "flat", "folders", "tar"])
+def test_an_empty_folder_is_an_error(tmp_path, source, classes):
+    (tmp_path / "empty").mkdir()
+    for count in (None, 10):
+        with pytest.raises(ImageError, match="empty"):
+            opened(tmp_path / "empty", source, classes, count=count)
+
+
+@pytest.mark.parametrize("source", ["folders", "flat"])
+def test_a_file_is_no_folder(places, source):
+    with pytest.raises(ImageError, match=rf"val\.tar: a file, but `source` is {source}"):
+        opened(places["one tar"], source)
+
+
+def test_a_count_that_the_classes_cannot_share_is_an_error(places):
+    with pytest.raises(ImageError, match="count 11 cannot be shared evenly by 10 classes"):
+        opened(places["shards"], count=11)
+
+
+def one_image(image, root, name, **save):
+    """An image written to a class folder and opened again at its own size: its pixels as bytes (H, W, 3)."""
+    (root / DOG).mkdir(exist_ok=True)
+    image.save(root / DOG / name, **save)
+    found = open_images(Images("folders", str(root), [DOG]), Input(size=image.width))
+    assert len(found) == 1
+    assert found.image(0).mode == "RGB"
+    return np.asarray(found.image(0)).astype(int)
+
+
+@pytest.fixture
+def square():
+    return photographs.photograph(1).resize((64, 64))
+
+
+def test_cmyk_and_grey_jpegs_become_rgb(square, tmp_path):
+    for mode in ("CMYK", "L"):
+        (tmp_path / mode).mkdir()
+        found = one_image(square.convert(mode), tmp_path / mode, "a.JPEG", quality=95)
+        wanted = np.asarray(square.convert(mode).convert("RGB")).astype(int)
+        assert np.abs(found - wanted).mean() < 3
+    assert (found[..., 0] == found[..., 1]).all()
+    assert (found[..., 0] == found[..., 2]).all()
+
+
+def test_palette_and_alpha_become_rgb(square, tmp_path):
+    palette = square.quantize(64)
+    found = one_image(palette, tmp_path, "a.png", transparency=3)
+    assert np.array_equal(found, np.asarray(palette.convert("RGB")))
+    with_alpha = square.copy()
+    with_alpha.putalpha(Image.linear_gradient("L").resize((64, 64)))
+    assert np.array_equal(one_image(with_alpha, tmp_path, "a.png"), np.asarray(square)), "alpha is dropped"
+
+
+def test_sixteen_bits_keep_their_range(square, tmp_path):
+    grey = np.asarray(square.convert("L"))
+    found = one_image(Image.fromarray(grey.astype(np.uint16) * 257), tmp_path, "a.png")
+    assert np.array_equal(found, np.repeat(grey[..., None], 3, axis=-1))
+
+
+def test_a_rotated_jpeg_stays_as_it_is_stored(square, tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned by a quarter for a viewer
+    found = one_image(square, tmp_path, "a.JPEG", quality=95, exif=exif)
+    stored = Image.open(tmp_path / DOG / "a.JPEG")
+    assert np.array_equal(found, np.asarray(stored.convert("RGB")))
+    turned = np.asarray(ImageOps.exif_transpose(stored).convert("RGB"))
+    assert np.abs(found - turned).mean() > 10, "turned, it would be another image"
+
+
+@pytest.mark.parametrize("suffix", sorted(layouts.SUFFIXES))
+def test_every_suffix_is_found_in_either_case(square, tmp_path, suffix):
+    (tmp_path / DOG).mkdir()
+    for name in (f"a{suffix}", f"b{suffix.upper()}"):
+        square.save(tmp_path / DOG / name)
+    assert opened(tmp_path, classes=[DOG]).ids == [f"{DOG}/a{suffix}", f"{DOG}/b{suffix.upper()}"]
