@@ -124,11 +124,10 @@ class Chapter:
         """
         subjects = []
         for name, chosen in sets.items():
-            source = images.fingerprint(chosen.source) if chosen.source else ""
             settings = checkpoints.settings_of(self.profile, "mae_pretrained" if name == "random" else name)
             path = checkpoints.fetched(settings)
             checkpoints.verify(path, settings.hash)
-            parts = (checkpoints.file_hash(path), settings.model, settings.arguments, source, self.device.type)
+            parts = (checkpoints.file_hash(path), settings.model, settings.arguments, chosen.state, self.device.type)
             identity = f"{parts} {self.compute.identity}"
             subjects.append(Subject(name, partial(self.model, name), self.seen_by(name, chosen), identity))
         return sweep(subjects, levels, measure, self.tables / "cells", self.compute)

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from filelock import FileLock
 
-from mae_helpers.images import ImageSet, fingerprint
+from mae_helpers.images import ImageSet
 from mae_helpers.results import write_whole
 
 BLOCK = 64  # images of one file: 10 MB at 224 px
@@ -79,6 +79,6 @@ def decoded(images: ImageSet, folder: Path, workers: int = 1) -> ImageSet:
     if images.source is None or images.source.source in ("bundled", "digits"):
         return images
     settings = {name: value for name, value in asdict(images.input).items() if name in ("size", "resize")}
-    key = json.dumps([fingerprint(images.source), settings, list(images.ids)])
+    key = json.dumps([images.state, settings, list(images.ids)])
     blocks = Blocks(images, folder / hashlib.sha256(key.encode()).hexdigest()[:16], workers)
     return replace(images, decoded=blocks.row)

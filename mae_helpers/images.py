@@ -16,7 +16,7 @@ from sklearn.datasets import load_digits
 from torch import Tensor
 from torchvision.transforms import functional
 
-from mae_helpers import layouts
+from mae_helpers import ground_truth, layouts
 from mae_helpers.layouts import ImageError, class_index
 from mae_helpers.profiles import Images, Input, Profile
 
@@ -42,6 +42,7 @@ class ImageSet:
     stored: Mapping[str, np.ndarray] | None = None  # pixels by id, where they were read already
     decoded: Callable[[int], np.ndarray] | None = None  # bytes (H, W, 3) at input size, decoded once: see decoded.py
     source: Images | None = None  # the profile's entry that these come from
+    state: str = ""  # the digest of that source when it was opened
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -79,14 +80,16 @@ class ImageSet:
         if workers < 2:
             yield from ((rows, self.tensor(rows)) for rows in batches)
             return
-        with ThreadPoolExecutor(workers) as pool:
-            waiting: deque = deque()
+        pool, waiting = ThreadPoolExecutor(workers), deque()
+        try:
             for rows in [*batches, *[None] * AHEAD]:
                 if rows is not None:
                     waiting.append((rows, [pool.submit(self.normalised, row) for row in rows]))
                 if waiting and (rows is None or len(waiting) > AHEAD):
                     first, pixels = waiting.popleft()
                     yield first, torch.from_numpy(np.stack([pixel.result() for pixel in pixels]))
+        finally:
+            pool.shutdown(cancel_futures=True)  # whoever asks may stop early
 
     @cached_property
     def names(self) -> list[str]:
@@ -194,9 +197,8 @@ def left_out(images: Images | None) -> bool:
 
 def why_left_out(images: Images | None, what: str) -> str | None:
     """One line for the page on a set that is left out, or None where it is there."""
-    if not left_out(images):
-        return None
-    return f"{what}: left out, because {f'there is no {images.folder}' if images else 'this profile names none'}."
+    cause = f"there is no {images.folder}" if images else "this profile names none"
+    return f"{what}: left out, because {cause}." if left_out(images) else None
 
 
 def open_images(images: Images, settings: Input) -> ImageSet:
@@ -204,7 +206,7 @@ def open_images(images: Images, settings: Input) -> ImageSet:
     if not exists(images):
         raise ImageError(f"{images.folder}: no such folder of images; correct `folder` in the profile")
     reader = {"bundled": _bundled, "digits": _digits}.get(images.source, _files)
-    found = replace(reader(images, settings), source=images)
+    found = replace(reader(images, settings), source=images, state=fingerprint(images))
     if images.count is not None and len(found) < images.count:
         raise ImageError(
             f"{images.folder or images.source}: {len(found)} images, {images.count} were asked for; lower `count`"
@@ -219,15 +221,16 @@ def fingerprint(images: Images) -> str:
     digest = hashlib.sha256(repr(images).encode())
     if images.source == "bundled" and DEMO_FILE.exists():
         digest.update(DEMO_FILE.read_bytes())
-    if images.folder and not images.folder.startswith("hf:"):
-        root = Path(images.folder)
+    if images.folder and exists(images):
+        root = Path(images.folder.removeprefix("hf:"))
         wanted = [root / name for name in images.classes if (root / name).is_dir()] if images.classes != "all" else []
         files = [path for place in wanted or [root] for path in place.rglob("*")] if root.is_dir() else [root]
         for path in sorted(path for path in files if path.suffix.lower() in {*layouts.SUFFIXES, ".tar"}):
             stat = path.stat()
             digest.update(f"{path.relative_to(root)} {stat.st_size} {stat.st_mtime_ns}\n".encode())
-    if images.labels and Path(images.labels).is_file():
-        digest.update(Path(images.labels).read_bytes())
+        labels = images.labels or ground_truth.find(root)
+        for path in (Path(labels), Path(labels).with_name("meta.mat")) if labels else ():
+            digest.update(path.read_bytes() if path.is_file() else b"")
     return digest.hexdigest()
 
 

@@ -38,21 +38,62 @@ def test_demo_loads():
     assert demo.second_images.source == "digits"
 
 
+VARIABLES = ("IMAGENET", "IMAGENET_LABELS", "IMAGENET_C", "IMAGENET_R", "IMAGENET_A", "SAM", "WEIGHTS")
+
+
+@pytest.fixture
+def bare_environment(monkeypatch):
+    """None of the variables that name the paper's images and weights."""
+    for variable in VARIABLES:
+        monkeypatch.delenv(variable, raising=False)
+
+
+@pytest.mark.usefixtures("bare_environment")
 def test_paper_loads_with_folders_at_the_repositorys_root():
     paper = load_profile("paper")
     assert Path(paper.images.folder) == ROOT / "data" / "imagenet" / "val"
     assert Path(paper.second_images.folder) == ROOT / "data" / "sam"
+    assert Path(paper.imagenet_c.folder) == ROOT / "data" / "imagenet-c"
+    assert set(paper.shifted_images) == {"ImageNet-R", "ImageNet-A"}
     assert Path(paper.models["mae_pretrained"].checkpoint) == ROOT / "weights" / "mae_pretrain_vit_base.pth"
-    assert paper.models["mae_finetuned"].arguments == {
-        "img_size": 224,
-        "patch_size": 16,
-        "embed_dim": 768,
-        "depth": 12,
-        "num_heads": 12,
-        "num_classes": 1000,
-        "global_pool": "avg",
-    }
-    assert paper.models["vit_supervised"].mean == [0.5, 0.5, 0.5]
+    assert paper.models["mae_finetuned"].arguments == {"num_classes": 1000, "global_pool": "avg"}
+    assert paper.same_as_paper
+    assert not load_profile("demo").same_as_paper
+
+
+@pytest.mark.usefixtures("bare_environment")
+def test_only_what_the_paper_can_do_without_is_optional():
+    paper = load_profile("paper")
+    assert not paper.images.optional
+    optional = [paper.second_images, paper.imagenet_c, *paper.shifted_images.values()]
+    assert all(images.optional for images in optional)
+
+
+@pytest.mark.usefixtures("bare_environment")
+def test_the_environment_names_places_and_what_it_names_must_be_there(monkeypatch):
+    monkeypatch.setenv("IMAGENET", "/data/val")
+    monkeypatch.setenv("SAM", "sam-images")
+    monkeypatch.setenv("WEIGHTS", "")
+    paper = load_profile("paper")
+    assert paper.images.folder == "/data/val"
+    assert Path(paper.second_images.folder) == ROOT / "sam-images"
+    assert not paper.second_images.optional
+    assert paper.imagenet_c.optional
+    assert Path(paper.models["mae_finetuned"].checkpoint).parent == ROOT / "weights", "empty is as good as not set"
+
+
+def test_a_variable_without_a_default(tmp_path, monkeypatch):
+    monkeypatch.setenv("PETS", str(tmp_path / "pets"))
+    path = write(tmp_path, images={"source": "flat", "folder": "${PETS}/all"})
+    assert Path(load_profile(path).images.folder) == tmp_path / "pets" / "all"
+    monkeypatch.delenv("PETS")
+    path = write(tmp_path, images={"source": "flat", "folder": "${PETS}"})
+    assert "images.folder is missing" in error_of(path)
+
+
+def test_a_hub_name_is_no_path(tmp_path):
+    path = write(tmp_path, images={"source": "auto", "folder": "hf:ILSVRC/imagenet-1k", "classes": "all"})
+    assert load_profile(path).images.folder == "hf:ILSVRC/imagenet-1k"
 
 
 def test_ones_own_profile_loads_with_paths_from_its_own_folder(tmp_path, monkeypatch):
@@ -131,6 +172,13 @@ def test_unknown_setting_far_from_all_others_lists_those(tmp_path):
         ),
         ({"models": {"mae_pretrained": "weights.pth"}}, ["models.mae_pretrained", "'weights.pth'"]),
         ({"models": {"mae_pretrained": {"checkpoints": "x"}}}, ["models.mae_pretrained", "'checkpoint'"]),
+        ({"models": {"mae_pretrained": {}}}, ["models.mae_pretrained", "neither `checkpoint` nor `model`"]),
+        ({"compute": {"precision": "fp8"}}, ["compute.precision", "'fp8'", "float32, tf32, bf16"]),
+        ({"compute": {"presicion": "bf16"}}, ["compute", "did you mean 'precision'"]),
+        ({"imagenet_c": {"source": "folders"}}, ["imagenet_c.folder is missing"]),
+        ({"shifted_images": {"R": {"source": "web", "folder": "x"}}}, ["shifted_images.R.source", "'web'"]),
+        ({"shifted_images": ["R"]}, ["shifted_images is ['R']"]),
+        ({"images": {"source": "folders", "folder": "x", "classes": "some"}}, ["images.classes", "'some'"]),
     ],
 )
 def test_a_wrong_entry_is_named_with_its_file(tmp_path, changes, told):

@@ -417,7 +417,8 @@ def test_another_checkpoint_or_image_is_computed_anew(chapter, tmp_path, file):
         save_file(make_vit(7, global_pool="avg").state_dict(), tmp_path / file)
     else:
         shutil.copy(tmp_path / "images" / "dog" / "002.png", tmp_path / file)
-    after = afresh(chapter).sweep(dict.fromkeys(["mae_finetuned"], chapter.images()), {"clean": Clean()}, "embedding")
+    later = afresh(chapter)
+    after = later.sweep(dict.fromkeys(["mae_finetuned"], later.images()), {"clean": Clean()}, "embedding")
     assert not np.allclose(before["mae_finetuned"]["clean"], after["mae_finetuned"]["clean"])
 
 
