@@ -126,7 +126,8 @@ def execute(source: Path, target: Path, parameters: dict[str, object], mark: dic
     options = {"kernel_name": "python3", "progress_bar": False, "cwd": str(source.parent), "start_timeout": 180}
     options["extra_arguments"] = [
         "--IPKernelApp.log_level=CRITICAL",  # its notes on transport and shutdown are no news to a reader
-        f"--IPKernelApp.exec_lines=import os; os.environ.update({environment!r})",
+        f"--IPKernelApp.exec_lines=import os; os.environ.update({environment!r}); "
+        "from mae_helpers import usage; usage.tell_at_exit(); del os, usage",
     ]
     try:
         papermill.execute_notebook(str(source), str(temporary), parameters=parameters, **options)

@@ -1,6 +1,7 @@
 """Run chapters through papermill and build the book: `python -m mae_helpers.run [notebooks] --profile demo`."""
 
 import argparse
+import json
 import os
 import sys
 import tempfile
@@ -15,6 +16,7 @@ from mae_helpers import book, checkpoints, imagenet_c, images, notebooks, result
 from mae_helpers.display import Display
 from mae_helpers.profiles import ROOT, Profile, load_profile, reference
 from mae_helpers.progress import PROGRESS_FILE
+from mae_helpers.usage import USAGE_FILE
 
 
 def check_inputs(profile: Profile, device: str) -> None:
@@ -80,16 +82,17 @@ class Run:
         mark = {"profile": self.profile.name, "fingerprint": self.fingerprint(path)}
         began = time.monotonic()
         with tempfile.TemporaryDirectory() as folder:
-            file = Path(folder) / "progress"
-            environment = {PROGRESS_FILE: str(file), "OMP_NUM_THREADS": str(threads)}
+            file, used = Path(folder) / "progress", Path(folder) / "usage"
+            environment = {PROGRESS_FILE: str(file), USAGE_FILE: str(used), "OMP_NUM_THREADS": str(threads)}
             try:
                 with display.following(path.stem, file):
                     target = self.executed / path.name
                     notebooks.execute(path, target, self.parameters[path], mark, environment)
             except notebooks.NotebookError as error:
                 return str(error)
+            usage = json.loads(used.read_text()) if used.exists() else {}
         parameters = notebooks.parameters_of(path) | self.parameters[path]
-        entry = {"seconds": round(time.monotonic() - began, 1), "parameters": parameters}
+        entry = {"seconds": round(time.monotonic() - began, 1), **usage, "parameters": parameters}
         with self.recording:
             results.record_run(self.tables, path.stem, entry | {"fingerprint": mark["fingerprint"]}, **about)
         return None

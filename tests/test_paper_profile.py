@@ -33,10 +33,10 @@ SMALL = {  # for models of 24 features in 4 heads, and two images of a class
 def write_weights(root):
     """Random weights as Meta publishes MAE's: pickles that hold a state dict and the training's settings.
 
-    The classifiers lean towards the ten classes, so that they are right now and then.
+    The classifiers lean towards the ten classes, and the seeds are such that they are right now and then.
     """
     root.mkdir()
-    for seed, (name, head) in enumerate(HEADS.items()):
+    for seed, (name, head) in enumerate(HEADS.items(), 8):
         vit = make_vit(seed, **head | ({"num_classes": 1000} if head["num_classes"] else {}))
         if head["num_classes"]:
             vit.head.bias.data[list(PAPER.values())] += 1000

@@ -6,7 +6,7 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from mae_helpers.figures.style import CLASS_COLOURS, MODEL_COLOURS, MODEL_NAMES, layer_axis, panels
+from mae_helpers.figures.style import MODEL_COLOURS, MODEL_NAMES, class_colours, class_title, layer_axis, panels
 
 CONTROL_NAMES = {
     "between_classes": "between classes",
@@ -19,8 +19,7 @@ TOKEN_NAMES = {"cls": "CLS token", "mean_patch": "mean patch token", "patch": "p
 
 def tsne_panel(points: pd.DataFrame, ax: Axes, size: float = 14) -> Axes:
     """One layer's t-SNE map: x, y, coloured by class."""
-    order = list(dict.fromkeys(points["class"]))
-    colours = dict(zip(order, CLASS_COLOURS, strict=False))
+    colours = class_colours(list(dict.fromkeys(points["class"])))
     sns.scatterplot(points, x="x", y="y", hue="class", palette=colours, s=size, linewidth=0, ax=ax, rasterized=True)
     ax.set(xticks=[], yticks=[], xlabel="", ylabel="", title=f"Layer {points['layer'].iloc[0]}")
     ax.set_aspect("equal", adjustable="datalim")
@@ -36,7 +35,8 @@ def tsne_by_layer(table: pd.DataFrame, size: float = 14) -> Figure:
     handles, labels = axes[0].get_legend_handles_labels()
     for ax in axes:
         ax.get_legend().remove()
-    figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), markerscale=2)
+    titles = [class_title(label) for label in labels]
+    figure.legend(handles, titles, loc="outside lower center", ncols=min(len(labels), 5), markerscale=2)
     return figure
 
 
@@ -98,7 +98,9 @@ def k_curves(table: pd.DataFrame, ax: Axes, title: str) -> Axes:
 def singular_value_curves(table: pd.DataFrame, index: int, ax: Axes) -> Axes:
     """The `index`-th singular value by layer, a line a class, on a logarithmic axis."""
     chosen = table[table["index"] == index]
-    sns.lineplot(chosen, x="layer", y="singular_value", hue="class", palette=CLASS_COLOURS, ax=ax, marker="o", ms=3)
+    chosen = chosen.assign(**{"class": chosen["class"].map(class_title)})
+    colours = class_colours(list(dict.fromkeys(chosen["class"])))
+    sns.lineplot(chosen, x="layer", y="singular_value", hue="class", palette=colours, ax=ax, marker="o", ms=3)
     ax.set(yscale="log", ylabel="singular value", title=f"Singular value no. {index} of {table['index'].max()}")
     for axis in (ax.yaxis.set_major_formatter, ax.yaxis.set_minor_formatter):
         axis("{x:g}")

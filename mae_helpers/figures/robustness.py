@@ -8,7 +8,7 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from mae_helpers.figures.style import MODEL_COLOURS, MODEL_NAMES, panels
+from mae_helpers.figures.style import MODEL_COLOURS, MODEL_NAMES, class_title, panels
 
 RANKING_NAMES = {
     "cls_rollout": "most attended by CLS (paper)",
@@ -87,7 +87,7 @@ def rollout_overlays(pictures: Sequence[np.ndarray], scores: dict[str, np.ndarra
             ax.set_ylabel(list(scores)[row - 1] if row else "image", fontsize=8)
         ax.set(xticks=[], yticks=[])
         if row == 0:
-            ax.set_title(titles[column], fontsize=8)
+            ax.set_title(class_title(titles[column]), fontsize=8)
     return figure
 
 

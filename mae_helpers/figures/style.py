@@ -1,6 +1,8 @@
 """One look for all figures: names and colours of models, panels, axes, grids of images."""
 
+from collections import Counter
 from collections.abc import Sequence
+from functools import cache
 
 import matplotlib as mpl
 import matplotlib.pyplot as plt
@@ -8,6 +10,7 @@ import numpy as np
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from timm.data import ImageNetInfo
 
 MODEL_NAMES = {
     "mae_pretrained": "MAE, pretrained",
@@ -22,6 +25,26 @@ MODEL_COLOURS = {
     "random": "#7F7F7F",
 }
 CLASS_COLOURS = sns.color_palette("colorblind", 10)
+
+
+@cache
+def _wordnet_titles() -> dict[str, str]:
+    """The first name of each class of ImageNet-1K by its WordNet id, with the id where two classes share it."""
+    known = ImageNetInfo("imagenet-1k")
+    first = {name: known.label_name_to_description(name).split(",")[0] for name in known.label_names()}
+    times = Counter(first.values())
+    return {name: title if times[title] == 1 else f"{title} ({name})" for name, title in first.items()}
+
+
+def class_title(name: str) -> str:
+    """A class in words: the first of WordNet's for an id of ImageNet-1K, any other name as it is."""
+    return _wordnet_titles().get(name, name)
+
+
+def class_colours(names: Sequence[str]) -> dict[str, tuple]:
+    """A colour for each class: ten that are easy to tell apart, or as many hues as there are classes."""
+    palette = CLASS_COLOURS if len(names) <= len(CLASS_COLOURS) else sns.husl_palette(len(names))
+    return dict(zip(names, palette, strict=False))
 
 
 def use_style() -> None:
