@@ -14,7 +14,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from mae_helpers.demo import WEIGHTS
-from mae_helpers.downloads import cache_folder, download, from_hub, timm_settings
+from mae_helpers.downloads import DownloadError, cache_folder, download, from_hub, timm_settings
 from mae_helpers.profiles import Model, Profile
 
 DECODER_KEYS = ("mask_token", "decoder_")  # what the official pre-training checkpoint holds beside the encoder
@@ -57,10 +57,13 @@ def fetched(model: Model) -> Path:
     path = checkpoint_path(model)
     if path.is_file():
         return path
-    if model.url:
-        return download(model.url)
-    if model.model and "." in model.model:
-        return from_hub(model.model)
+    try:
+        if model.url:
+            return download(model.url)
+        if model.model and "." in model.model:
+            return from_hub(model.model)
+    except DownloadError as error:
+        raise CheckpointError(f"{error} ({model.checkpoint or 'give it one'})") from error
     raise CheckpointError(f"{path}: no such checkpoint; put it there, or correct `checkpoint` in the profile")
 
 

@@ -204,7 +204,7 @@ def why_left_out(images: Images | None, what: str) -> str | None:
 def open_images(images: Images, settings: Input) -> ImageSet:
     """The image set that a profile describes, in sorted order; ImageError where folder, class or count do not fit."""
     if not exists(images):
-        raise ImageError(f"{images.folder}: no such folder of images; correct `folder` in the profile")
+        raise ImageError(f"{images.folder}: no such folder of images; correct `folder`, or the variable behind it")
     reader = {"bundled": _bundled, "digits": _digits}.get(images.source, _files)
     found = replace(reader(images, settings), source=images, state=fingerprint(images))
     if images.count is not None and len(found) < images.count:

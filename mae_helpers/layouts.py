@@ -75,6 +75,8 @@ def flat(images: Images) -> Listing:
     root = Path(images.folder)
     paths = image_files(root)
     ids = [path.name for path in paths]
+    if not ids:
+        raise ImageError(f"{root}: no image ({', '.join(sorted(SUFFIXES))}) in it; correct `folder`")
     classes = _labelled(images, root, ids)
     return Listing(ids, classes, lambda row: Image.open(paths[row]), sorted(set(classes)), root)
 

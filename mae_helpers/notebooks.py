@@ -12,6 +12,7 @@ from mae_helpers.profiles import ROOT, Profile
 
 NOTEBOOKS, CODE = ROOT / "notebooks", ROOT / "mae_helpers"
 READS_TABLES = "reads-tables"  # tag of a cell that reads what other chapters wrote
+READS_RUN = "reads-run"  # tag of a cell that reads how the other chapters ran
 MARK = "mae_helpers"  # key in an executed notebook's metadata: profile, fingerprint, seconds
 
 
@@ -59,9 +60,9 @@ def choose_parameters(
     return {path: {name: value for name, value in values.items() if name in known[path]} for path in paths}
 
 
-def reads_tables(path: Path) -> bool:
-    """Whether a cell of the notebook reads what other chapters wrote: it has the tag `reads-tables`."""
-    return any(READS_TABLES in cell.metadata.get("tags", []) for cell in nbformat.read(path, 4).cells)
+def has_tag(path: Path, tag: str) -> bool:
+    """Whether a cell of the notebook has a tag, such as READS_TABLES or READS_RUN."""
+    return any(tag in cell.metadata.get("tags", []) for cell in nbformat.read(path, 4).cells)
 
 
 def usual_seconds(path: Path) -> float:
@@ -74,16 +75,20 @@ def fingerprint(
 ) -> str:
     """A digest of all that decides what a notebook will show: its cells, its parameters, the code and the data.
 
-    Where a cell has the tag `reads-tables`, the other chapters' tables in the folder `tables` decide as well.
+    Where a cell has the tag `reads-tables`, the other chapters' tables in the folder `tables` decide as well; with
+    `reads-run` what its `run.json` says of them.
     """
     digest = hashlib.sha256(data.encode())
     for cell in nbformat.read(path, 4).cells:
         if tables and READS_TABLES in cell.metadata.get("tags", []):
             for file in sorted(tables.glob("*.csv")):
                 digest.update(file.read_bytes() if file.stem != "scorecard" else b"")
+        if tables and READS_RUN in cell.metadata.get("tags", []) and (tables / "run.json").exists():
+            ran = json.loads((tables / "run.json").read_text())["notebooks"]
+            digest.update(json.dumps({name: entry for name, entry in ran.items() if name != path.stem}).encode())
         digest.update(json.dumps([cell.cell_type, cell.source, cell.metadata], sort_keys=True).encode())
     digest.update(json.dumps(parameters, sort_keys=True).encode())
-    code = sorted(path for kind in ("*.py", "claims/*.yaml", "published/*.csv") for path in CODE.rglob(kind))
+    code = sorted(path for kind in ("*.py", "claims/*.yaml", "published/*.csv", "closer/*") for path in CODE.rglob(kind))
     for file in [*code, profile.path, ROOT / "requirements.lock"]:
         if file.exists():
             digest.update(file.read_bytes())

@@ -146,3 +146,22 @@ def record_run(where: Path, notebook: str, entry: dict, **run: object) -> None:
     known = json.loads(path.read_text()) if path.exists() else {}
     entries = known.get("notebooks", {}) | {notebook: entry}
     write_whole(path, json.dumps(known | run | {"notebooks": entries}, indent=2, default=str) + "\n")
+
+
+def read_run(where: Path) -> dict:
+    """What `run.json` says: the run as a whole, and under `notebooks` an entry a chapter; FileNotFoundError without one."""
+    path = where / "run.json"
+    if not path.exists():
+        raise FileNotFoundError(f"{path}: not there yet; `python -m mae_helpers.run` writes it")
+    return json.loads(path.read_text())
+
+
+def run_table(run: dict, without: str = "") -> pd.DataFrame:
+    """What each chapter of a run took, from `read_run`: chapter, seconds, peak_memory_mb, peak_gpu_memory_mb, seed."""
+    keys = ("seconds", "peak_memory_mb", "peak_gpu_memory_mb")
+    rows = [
+        {"chapter": name} | {key: entry.get(key) for key in keys} | {"seed": entry["parameters"].get("seed")}
+        for name, entry in sorted(run["notebooks"].items())
+        if name != without
+    ]
+    return pd.DataFrame(rows).dropna(axis="columns", how="all")

@@ -14,7 +14,7 @@ from mae_helpers.progress import progress
 
 
 def cosine(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """cos(theta) = <a, b> / (|a| |b|) along the last axis (Eq. 1), in float64; ValueError for a zero vector."""
+    """cos(theta) = <a, b> / (‖a‖ ‖b‖) along the last axis (Eq. 1), in float64; ValueError for a zero vector."""
     first, second = np.asarray(first, np.float64), np.asarray(second, np.float64)
     norms = np.linalg.norm(first, axis=-1) * np.linalg.norm(second, axis=-1)
     if np.any(norms == 0):
@@ -158,7 +158,7 @@ def alignment(
     """How each image's embedding moved (Eq. 1): model, level, image, cosine, norms, correct.
 
     `embeddings` (images, D) by model and level, among them the level `clean` that all are compared with, of the images in `sets`; the
-    `norm_difference` is | |z_pert| - |z_clean| |, and `relative_norm_difference` its share of |z_clean|.
+    `norm_difference` is the size of ‖z_pert‖ - ‖z_clean‖, and `relative_norm_difference` its share of ‖z_clean‖.
     """
     parts = []
     for model, levels in embeddings.items():

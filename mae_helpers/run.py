@@ -100,7 +100,8 @@ class Run:
     def all(self, jobs: int) -> bool:
         """Run what is not current, `jobs` side by side; returns whether every chapter succeeded.
 
-        The longest come first, and last those that read the others' tables. Nothing already computed is lost.
+        The longest come first, then those that read the others' tables, last what reads how they ran. Nothing already
+        computed is lost.
         """
         stale = [path for path in self.paths if not self.is_current(path)]
         current = len(self.paths) - len(stale)
@@ -114,12 +115,15 @@ class Run:
             "checkpoints": checkpoints.checkpoint_hashes(self.profile) if stale else {},
             "provenance": results.provenance(),
         }
-        readers = [path for path in self.paths if notebooks.reads_tables(path)]
-        others = sorted(set(self.paths) - set(readers), key=lambda path: (-notebooks.usual_seconds(path), path))
+        last = [path for path in self.paths if notebooks.has_tag(path, notebooks.READS_RUN)]
+        readers = [path for path in self.paths if notebooks.has_tag(path, notebooks.READS_TABLES)]
+        others = sorted(
+            set(self.paths) - set(readers) - set(last), key=lambda path: (-notebooks.usual_seconds(path), path)
+        )
         threads = max(1, (os.cpu_count() or 1) // jobs)
         failures = []
         with Display() as display, ThreadPoolExecutor(jobs) as pool:
-            for chapters in (others, readers):
+            for chapters in (others, readers, last):
                 futures = [pool.submit(self.chapter, path, display, threads, about) for path in chapters]
                 try:
                     failures += [future.result() for future in futures]

@@ -12,6 +12,10 @@ from sklearn.preprocessing import StandardScaler
 
 def check_perplexity(perplexity: float, points: int) -> None:
     """ValueError where t-SNE's perplexity is too large for the sample: at most (points - 1) / 3."""
+    if points < 4:
+        raise ValueError(
+            f"{points} points are too few for t-SNE, which needs four or more; take more images or classes"
+        )
     if not 1 <= perplexity <= (points - 1) / 3:
         raise ValueError(
             f"perplexity {perplexity} does not fit {points} points; use 1 to {(points - 1) // 3}, or more images"

@@ -210,3 +210,23 @@ def test_commit_is_unknown_outside_a_repository(tmp_path, monkeypatch):
     monkeypatch.setattr(results, "ROOT", tmp_path)
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
     assert results.git_commit() == "unknown"
+
+
+def test_what_a_run_took_by_chapter(tmp_path):
+    results.record_run(
+        tmp_path, "02_b", {"seconds": 2.5, "peak_memory_mb": 900, "parameters": {"seed": 1}}, device="cpu"
+    )
+    results.record_run(tmp_path, "01_a", {"seconds": 1, "parameters": {"seed": 0, "k": 3}})
+    run = results.read_run(tmp_path)
+    assert run["device"] == "cpu"
+    table = results.run_table(run)
+    assert table["chapter"].tolist() == ["01_a", "02_b"]
+    assert table["seconds"].tolist() == [1, 2.5]
+    assert table["seed"].tolist() == [0, 1]
+    assert "peak_gpu_memory_mb" not in table, "no chapter used a GPU"
+    assert results.run_table(run, without="02_b")["chapter"].tolist() == ["01_a"]
+
+
+def test_no_run_yet_is_told(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"run\.json: not there yet; `python -m mae_helpers.run` writes it"):
+        results.read_run(tmp_path)

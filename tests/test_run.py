@@ -171,3 +171,22 @@ def test_an_interrupt_stops_at_once(tmp_path):
         process.send_signal(signal.SIGINT)
         assert process.wait(timeout=20) == 130
         assert "stopped: what was finished is kept" in process.stderr.read()
+
+
+def test_the_status_of_a_run_is_current_until_another_chapter_ran(tiny_run, tmp_path):
+    from conftest import TINY_RUN
+
+    one = run.Run(tiny_run.profile, [], TINY_RUN, "cpu", tiny_run.out, str(tiny_run.out / "results"))
+    (status,) = (path for path in one.paths if notebooks.has_tag(path, notebooks.READS_RUN))
+    told = json.loads((one.tables / "run.json").read_text())
+    assert set(told["notebooks"]) == {path.stem for path in one.paths}
+    arguments = (status, tiny_run.profile, one.parameters[status], one.data)
+    before = notebooks.fingerprint(*arguments, one.tables)
+    (tmp_path / "run.json").write_text(json.dumps(told))
+    assert notebooks.fingerprint(*arguments, tmp_path) == before
+    told["notebooks"][status.stem]["seconds"] += 1
+    (tmp_path / "run.json").write_text(json.dumps(told))
+    assert notebooks.fingerprint(*arguments, tmp_path) == before, "its own entry does not matter"
+    told["notebooks"]["03_principal_angles"]["seconds"] += 1
+    (tmp_path / "run.json").write_text(json.dumps(told))
+    assert notebooks.fingerprint(*arguments, tmp_path) != before

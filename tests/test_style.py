@@ -43,3 +43,9 @@ def test_bundled_weights_are_small_enough():
     for name in files:
         size = (ROOT / name).stat().st_size
         assert size <= (11e6 if name.endswith(".safetensors") else 1e6), name
+
+
+def test_every_module_is_on_the_api_page():
+    page = (ROOT / "book" / "api.md").read_text()
+    for path in (ROOT / "mae_helpers").glob("*.py"):
+        assert path.stem == "__init__" or f"automodule:: mae_helpers.{path.stem}\n" in page, path.stem

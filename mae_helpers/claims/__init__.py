@@ -66,15 +66,26 @@ def scorecard(read: Callable[[str], pd.DataFrame]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def as_markdown(card: pd.DataFrame, section: str) -> str:
-    """One section of a scorecard as a MyST table: verdicts as badges by class, figures as numbered links."""
+def as_markdown(card: pd.DataFrame, section: str, differences: bool = True) -> str:
+    """One section of a scorecard as a MyST table: verdicts as badges by class, figures as numbered links.
+
+    Without `differences` from the paper where a run has other models or data.
+    """
     heads = ["claim", "paper", "here", "difference", "supported if", "verdict", "figure"]
     table = []
     for row in card[card["section"] == section].itertuples():
         figure = f"{{numref}}`{row.figure}`" if row.figure else ""
         verdict = f"[{row.verdict}]{{.verdict .{row.verdict.replace(' ', '-')}}}"
         here = f"{row.here}; {row.note}" if row.here and row.note else row.here or row.note
-        cells = (f"**{row.claim}** ({row.where})", row.paper, here, row.difference, row.tolerance, verdict, figure)
+        cells = (
+            f"**{row.claim}** ({row.where})",
+            row.paper,
+            here,
+            row.difference if differences else "",
+            row.tolerance,
+            verdict,
+            figure,
+        )
         table.append([str(cell).replace("|", "\\|") for cell in cells])
     kept = [column for column in range(len(heads)) if any(cells[column] for cells in table)]
     lines = [heads, ["---"] * len(heads), *table]

@@ -60,7 +60,7 @@ def angles_grow(table: pd.DataFrame) -> Finding:
     median, spread = by_layer.median(), by_layer.quantile(0.75) - by_layer.quantile(0.25)
     trained, control, width = median["mae_pretrained"], median["random"], spread["mae_pretrained"]
     rise, correlation = trained.iloc[-1] - trained.iloc[0], rank_correlation(trained)
-    partly = rise > max(0.0, control.iloc[-1] - control.iloc[0])
+    partly = rise > max(0.0, 1.5 * (control.iloc[-1] - control.iloc[0]))
     words = f"median {trained.iloc[0]:.1f} to {trained.iloc[-1]:.1f} degrees (rank correlation {correlation:.2f}); "
     words += f"interquartile range {width.iloc[0]:.1f} to {width.iloc[-1]:.1f}; "
     words += f"random weights: median {control.iloc[0]:.1f} to {control.iloc[-1]:.1f}"
@@ -101,4 +101,7 @@ def masks_agree(cosines: pd.DataFrame, table: pd.DataFrame) -> Finding:
     inside, across = float((norms.max() - norms.min()).median()), float(norms.mean().max() - norms.mean().min())
     words = f"median cosine {within:.3f} within an image, {between:.3f} between images; a norm's range is {inside:.2f} "
     words += f"within an image (median) and {across:.2f} between images' means"
-    return Finding(words, pairs.loc["within", "cosine_p05"] > between and inside <= across / 3, within > between)
+    control = cosines[cosines["model"] == "random"].set_index("pair")["cosine_median"]
+    note = f"random weights: cosines {control['within']:.3f} and {control['between']:.3f}" if len(control) else ""
+    full = pairs.loc["within", "cosine_p05"] > between and inside <= across / 3
+    return Finding(words, full, within > between, note=note)

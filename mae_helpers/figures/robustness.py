@@ -138,7 +138,12 @@ def feature_heatmaps(table: pd.DataFrame, largest: int, xlabel: str) -> Figure:
     for place, ax in enumerate(axes):
         if place % 4 == 0:
             ax.set_ylabel("head")
-    figure.colorbar(picture, ax=axes, label="common features (mean over classes)", shrink=0.6)
+    figure.colorbar(
+        picture,
+        ax=axes,
+        label="common features (mean over classes)" if len(set(table["class"])) > 1 else "common features",
+        shrink=0.6,
+    )
     figure.supxlabel(xlabel)
     return figure
 

@@ -1,0 +1,276 @@
+"""The workflows of GitHub, the hooks of pre-commit and `.ci/run`: well formed, careful, and true to the README."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+
+import pytest
+import yaml
+from packaging.specifiers import SpecifierSet
+
+from mae_helpers.profiles import ROOT
+
+FOLDER = ROOT / ".github" / "workflows"
+WORKFLOWS = {path.stem: yaml.load(path.read_text(), yaml.BaseLoader) for path in sorted(FOLDER.glob("*.yml"))}
+README_COMMANDS = re.search(r"## Two commands\n\n((?:    .*\n)+)", (ROOT / "README.md").read_text())[1].split("\n")
+README_COMMANDS = [line.strip() for line in README_COMMANDS if line]
+WRITES = {("pages", "deploy"): {"pages": "write", "id-token": "write"}}
+
+
+def jobs():
+    """Every job, as (workflow, job's name, job)."""
+    return [(name, key, job) for name, workflow in WORKFLOWS.items() for key, job in workflow["jobs"].items()]
+
+
+def steps():
+    """Every step, as (workflow, step)."""
+    return [(name, step) for name, _, job in jobs() for step in job["steps"]]
+
+
+def commands(name):
+    """What a workflow's `run` steps call."""
+    return [step["run"].strip() for workflow, step in steps() if workflow == name and "run" in step]
+
+
+def schema_check(*paths):
+    command = [sys.executable, "-m", "check_jsonschema", "--builtin-schema", "vendor.github-workflows"]
+    return subprocess.run([*command, *map(str, paths)], capture_output=True, text=True)
+
+
+def test_the_workflows_fit_the_schema():
+    assert sorted(WORKFLOWS) == ["links", "pages", "rerun", "tests"]
+    done = schema_check(*FOLDER.glob("*.yml"))
+    assert done.returncode == 0, done.stdout
+
+
+def test_the_schema_check_finds_a_mistake(tmp_path):
+    broken = tmp_path / "broken.yml"
+    broken.write_text((FOLDER / "pages.yml").read_text().replace("runs-on:", "run-on:"))
+    done = schema_check(broken)
+    assert done.returncode == 1
+    assert "runs-on" in done.stdout
+
+
+def test_no_expression_is_pasted_into_a_shell():
+    """What comes from outside goes through `env`, so no `run` holds an expression, and no action is handed a script."""
+    assert any("run" in step for _, step in steps())
+    for name, step in steps():
+        assert "${{" not in step.get("run", ""), f"{name}: {step['run']}"
+        assert "script" not in step.get("with", {}), name
+
+
+def test_every_input_is_used():
+    inputs = WORKFLOWS["rerun"]["on"]["workflow_dispatch"]["inputs"]
+    text = (FOLDER / "rerun.yml").read_text()
+    assert set(inputs) == set(re.findall(r"\$\{\{ inputs\.(\w+) \}\}", text))
+
+
+def test_only_the_deployment_may_write():
+    for name, workflow in WORKFLOWS.items():
+        assert workflow["permissions"] == {"contents": "read"}, name
+        assert "pull_request_target" not in workflow["on"], name
+    assert {(name, key): job["permissions"] for name, key, job in jobs() if "permissions" in job} == WRITES
+    for name, step in steps():
+        if step.get("uses", "").startswith("actions/checkout@"):
+            assert step["with"]["persist-credentials"] == "false", name
+
+
+def test_actions_are_pinned():
+    used = [step["uses"] for _, step in steps() if "uses" in step]
+    assert used
+    for action in used:
+        assert re.fullmatch(r"[\w-]+/[\w-]+@(v\d+(\.\d+)*|[0-9a-f]{40})", action), action
+    assert len(set(used)) == len({action.split("@")[0] for action in used}), "one action in two versions"
+
+
+def test_downloads_are_cached_by_the_lock():
+    caches = [step["with"] for _, step in steps() if step.get("uses", "").startswith("actions/cache@")]
+    assert len(caches) == len(WORKFLOWS)
+    for cache in caches:
+        assert cache["key"].endswith("${{ hashFiles('requirements.lock') }}")
+        assert {"~/.cache/pip", "~/.cache/uv"} <= set(cache["path"].split())
+
+
+def test_every_job_ends_and_older_tests_are_cancelled():
+    assert all(int(job["timeout-minutes"]) > 0 for _, _, job in jobs())
+    concurrency = WORKFLOWS["tests"]["concurrency"]
+    assert "${{ github.ref }}" in concurrency["group"]
+    assert concurrency["cancel-in-progress"] == "true"
+
+
+def test_python_versions_are_supported_ones():
+    supported = SpecifierSet(tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["requires-python"])
+    matrix = WORKFLOWS["tests"]["jobs"]["test"]["strategy"]["matrix"]["python"]
+    asked = [step["with"]["python-version"] for _, step in steps() if "setup-python@" in step.get("uses", "")]
+    fixed = [version for version in asked if version != "${{ matrix.python }}"]
+    assert len(matrix) > 1
+    assert all(f"{version}.0" in supported for version in matrix + fixed), (supported, matrix, fixed)
+
+
+def test_the_commands_are_those_of_the_readme():
+    assert README_COMMANDS == ["make book", "make test"]
+    preparation, browser, test = commands("tests")
+    assert preparation == 'make .venv/ready PYTHON="$PYTHON"'
+    assert browser.startswith(".venv/bin/python -m playwright install")
+    assert test == 'make test PYTHON="$PYTHON"'
+    assert WORKFLOWS["tests"]["jobs"]["test"]["env"]["PYTHON"] == "python${{ matrix.python }}"
+    assert commands("pages") == commands("links") == ["make book"]
+    assert commands("rerun")[0] == "make .venv/ready"
+    assert commands("rerun")[1].splitlines()[-1].startswith(".venv/bin/python -m mae_helpers.run ")
+    uploads = [
+        step["with"]["path"] for name, step in steps() if name == "pages" and "upload-pages" in step.get("uses", "")
+    ]
+    assert uploads == ["_build/html"]
+
+
+def test_the_hooks_have_the_locked_versions():
+    locked = dict(re.findall(r"^([\w-]+)==([^ ;\n]+)", (ROOT / "requirements.lock").read_text(), flags=re.M))
+    hooks = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())["repos"]
+    versions = {entry["repo"].rsplit("/", 1)[1].removesuffix("-pre-commit"): entry["rev"] for entry in hooks}
+    for package in ("ruff", "nbstripout", "check-jsonschema"):
+        assert versions[package].removeprefix("v") == locked[package], package
+
+
+def stub(path, text):
+    """A small program in place of a real one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(f"#!/bin/sh\n{text}\n")
+    path.chmod(0o755)
+
+
+bash = pytest.mark.skipif(shutil.which("bash") is None, reason="no bash: the step that runs chapters is not tried")
+
+
+def run_chapters(tmp_path, chapters="", parameters="", profile="demo"):
+    """The step of rerun.yml that runs chapters, as GitHub starts it; returns the process and what would be called."""
+    step = next(step for name, step in steps() if name == "rerun" and step.get("name") == "Chapters")
+    given = {"chapters": chapters, "profile": profile, "parameters": parameters}
+    values = {key: given[re.fullmatch(r"\$\{\{ inputs\.(\w+) \}\}", text)[1]] for key, text in step["env"].items()}
+    stub(tmp_path / ".venv" / "bin" / "python", 'printf "%s\\n" "$@" > called')
+    (tmp_path / "step.sh").write_text(step["run"])
+    (tmp_path / "03").touch()  # what a pattern would find
+    command = ["bash", "--noprofile", "--norc", "-eo", "pipefail", "step.sh"]
+    done = subprocess.run(command, cwd=tmp_path, env=os.environ | values, capture_output=True, text=True)
+    called = tmp_path / "called"
+    return done, called.read_text().splitlines()[2:] if called.exists() else None
+
+
+@bash
+@pytest.mark.parametrize(
+    ("given", "arguments"),
+    [
+        ({}, []),
+        ({"chapters": " 03, 05"}, ["03", "05"]),
+        ({"parameters": "k=5; other_k = [1, 2]"}, ["-p", "k", "5", "-p", "other_k", "[1, 2]"]),
+        ({"parameters": "k=5\r\n\r\nfill=black\n", "chapters": "06"}, ["-p", "k", "5", "-p", "fill", "black", "06"]),
+        ({"parameters": "fill=$(touch hit)`touch hit`\"'&*"}, ["-p", "fill", "$(touch hit)`touch hit`\"'&*"]),
+    ],
+)
+def test_inputs_reach_the_run_as_they_are(tmp_path, given, arguments):
+    done, called = run_chapters(tmp_path, **given)
+    assert done.returncode == 0, done.stderr
+    assert called == ["--profile=demo", *arguments]
+    assert not (tmp_path / "hit").exists()
+
+
+@bash
+def test_a_profile_is_never_an_option_or_a_command(tmp_path):
+    done, called = run_chapters(tmp_path, profile="--no-book; touch hit")
+    assert done.returncode == 0, done.stderr
+    assert called == ["--profile=--no-book; touch hit"]
+    assert not (tmp_path / "hit").exists()
+
+
+@bash
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"chapters": "03 --out=/"},
+        {"chapters": "$(id)"},
+        {"chapters": "0*"},
+        {"parameters": "k 5"},
+        {"parameters": "-x=1"},
+    ],
+)
+def test_other_inputs_are_refused(tmp_path, given):
+    done, called = run_chapters(tmp_path, **given)
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: ")
+    assert "write" in done.stderr
+    assert called is None
+
+
+@pytest.fixture
+def clone(tmp_path):
+    """A folder with `.ci/run` and stubs for all that it calls; `calls` lists what was called, `run` starts it."""
+
+    class Clone:
+        bin, python, status = tmp_path / "bin", tmp_path / ".venv" / "bin" / "python", 0
+
+        def run(self, root=False, **variables):
+            stub(self.bin / "id", f"echo {0 if root else 1000}")
+            stub(
+                self.bin / "make",
+                f'echo "make $* $PLAYWRIGHT_BROWSERS_PATH" >> calls; test "$*" != test || exit {self.status}',
+            )
+            environment = {"PATH": str(self.bin), "TMPDIR": str(tmp_path), **variables}
+            command = [str(tmp_path / ".ci" / "run")]
+            done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+            calls = [line.strip() for line in (tmp_path / "calls").read_text().splitlines()]
+            return done, calls
+
+    (tmp_path / ".ci").mkdir()
+    shutil.copy(ROOT / ".ci" / "run", tmp_path / ".ci" / "run")
+    stub(tmp_path / "bin" / "python3", "exit 0")
+    stub(tmp_path / ".venv" / "bin" / "python", "echo cannot be reached; exit 1")
+    for tool in ("sh", "dirname", "mktemp", "rm", "grep", "tail", "cut", "cat", "chmod"):
+        (tmp_path / "bin" / tool).symlink_to(shutil.which(tool))
+    return Clone()
+
+
+def test_ci_calls_the_readme_command_and_nothing_else(clone):
+    assert (ROOT / ".ci" / "run").read_text().splitlines()[-1] == README_COMMANDS[1]
+    stub(clone.bin / "chromium", "")
+    done, calls = clone.run(root=True)
+    assert (done.returncode, done.stderr, calls) == (0, "", [README_COMMANDS[1]])
+
+
+def test_ci_fails_when_the_tests_fail(clone):
+    stub(clone.bin / "chromium", "")
+    clone.status = 2
+    assert clone.run()[0].returncode == 2
+
+
+def test_ci_takes_debians_chromium_as_root(clone):
+    stub(
+        clone.bin / "apt-get",
+        'echo "apt-get $*" >> calls\ncase "$*" in *chromium) echo > bin/chromium; chmod +x bin/chromium;; esac',
+    )
+    done, calls = clone.run(root=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert calls[-2].startswith("apt-get ")
+    assert calls[-2].endswith(" chromium")
+    assert calls[-1] == "make test"
+
+
+def test_ci_takes_playwrights_chromium_elsewhere(clone, tmp_path):
+    text = 'echo "python $*" >> calls\ncase "$*" in -) test -e browser;; *install*) echo > browser;; esac'
+    stub(clone.python, text)
+    done, calls = clone.run()
+    assert (done.returncode, done.stderr) == (0, "")
+    assert calls[0] == "make .venv/ready"
+    assert "python -m playwright install chromium" in calls
+    assert calls[-1] == f"make test {tmp_path / '.venv' / 'browsers'}"
+
+
+@pytest.mark.parametrize("root", [True, False])
+def test_ci_goes_on_without_chromium_and_says_so(clone, root):
+    stub(clone.bin / "apt-get", "echo E: no such package; exit 100")
+    done, calls = clone.run(root=root)
+    assert done.returncode == 0
+    assert done.stderr.count("\n") == 1
+    assert "the browser tests are skipped (cannot be reached)" in done.stderr
+    assert calls[-1] == "make test"
