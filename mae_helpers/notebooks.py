@@ -88,7 +88,9 @@ def fingerprint(
             digest.update(json.dumps({name: entry for name, entry in ran.items() if name != path.stem}).encode())
         digest.update(json.dumps([cell.cell_type, cell.source, cell.metadata], sort_keys=True).encode())
     digest.update(json.dumps(parameters, sort_keys=True).encode())
-    code = sorted(path for kind in ("*.py", "claims/*.yaml", "published/*.csv", "closer/*") for path in CODE.rglob(kind))
+    code = sorted(
+        path for kind in ("*.py", "claims/*.yaml", "published/*.csv", "closer/*") for path in CODE.rglob(kind)
+    )
     for file in [*code, profile.path, ROOT / "requirements.lock"]:
         if file.exists():
             digest.update(file.read_bytes())
