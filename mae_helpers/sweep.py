@@ -28,18 +28,9 @@ from mae_helpers.perturbations import Clean, Perturbation
 from mae_helpers.results import write_whole
 
 CODE = (
-    "attention",
-    "checkpoints",
-    "compute",
-    "corruptions",
-    "decoded",
-    "encoder",
-    "features",
-    "imagenet_c",
-    "images",
-    "layouts",
+    *("attention", "checkpoints", "compute", "corruptions", "decoded", "encoder", "features", "imagenet_c", "images"),
+    *("layouts", "perturbations", "sweep"),
 )
-CODE += ("perturbations", "sweep")
 PACKAGES = ("torch", "timm", "numpy", "pillow", "scikit-image", "opencv-python-headless", "imagecorruptions-imaug")
 CHUNK = 256  # images whose perturbed pixels are held in memory, to be shared by the models
 MEASURES: dict[str, Callable[[VisionTransformer, ImageSet], Statistic]] = {

@@ -124,12 +124,12 @@ def test_changed_parameter_redoes_the_chapters_that_take_it(tiny_run, monkeypatc
     assert ran == ["03_principal_angles"]
 
 
-def test_chapters_that_read_tables_come_last(monkeypatch, tmp_path):
+def test_chapters_that_read_tables_come_late_and_the_status_of_the_run_last(monkeypatch, tmp_path):
     ran = []
     monkeypatch.setattr(notebooks, "execute", lambda source, *_: ran.append(source.stem))
     monkeypatch.setattr(run, "check_inputs", lambda *_: None)
     assert run.Run(load_profile("demo"), [], {}, "cpu", tmp_path, str(tmp_path / "results")).all(2)
-    assert ran[-1] == "10_scorecard"
+    assert ran[-2:] == ["10_scorecard", "91_status"]
     assert sorted(ran) == [path.stem for path in notebooks.find([])]
 
 
