@@ -34,7 +34,8 @@ Change = Callable[[np.ndarray, str], np.ndarray]  # pixels (H, W, 3) in [0, 1] a
 class Perturbation(Protocol):
     """A change of images at one level. `guided` ones look at what the model makes of the clean images.
 
-    `measures` names what is worth recording of a pass over such images (see `sweep.py`).
+    `measures` names what is worth recording of a pass over such images (see `sweep.py`). One that is slow, or cannot share
+    a process with another thread, may say `in_processes`.
     """
 
     guided: ClassVar[bool]

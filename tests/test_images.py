@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from photographs import PAPER as WORDNET
 from PIL import Image
 from torchvision.transforms import v2
 
@@ -15,18 +16,6 @@ from mae_helpers.demo.data import CLASSES, MEAN, STD
 from mae_helpers.images import ImageError, class_index, fingerprint, first_images, open_images, resize, second_images
 from mae_helpers.profiles import Images, Input, load_profile
 
-WORDNET = {
-    "n02106662": 235,
-    "n01855032": 98,
-    "n02107312": 237,
-    "n02105641": 229,
-    "n02782093": 417,
-    "n02788148": 421,
-    "n02802426": 430,
-    "n03788195": 668,
-    "n04065272": 757,
-    "n04273569": 814,
-}
 SETTINGS = Input(size=16, mean=[0.5, 0.4, 0.3], std=[0.5, 0.25, 0.2])
 
 
