@@ -4,26 +4,45 @@ import hashlib
 import shutil
 import subprocess
 import sys
+from html import escape
 from pathlib import Path
 
-from mae_helpers.profiles import ROOT
+import nbformat
+import yaml
+
+from mae_helpers import pages
+from mae_helpers.profiles import ROOT, Profile
 
 
 class BookError(RuntimeError):
     """The site could not be built: the message holds Jupyter Book's complaints and the log's place."""
 
 
-def stage(executed: Path, source: Path, root: Path = ROOT) -> str:
-    """Gather configuration, prose and executed notebooks in `source`; returns a digest of what is there now.
+def banner(profile: Profile) -> str:
+    """The line above every page that says whose numbers these are."""
+    return f"<strong>Profile {escape(profile.title or profile.name)}:</strong> {escape(profile.about)}".strip()
+
+
+def sources(profile: Profile, executed: Path, tables: Path, root: Path = ROOT) -> dict[Path, bytes]:
+    """The files that Jupyter Book builds from, by their places: settings, prose, executed notebooks, downloads."""
+    settings = yaml.safe_load((root / "_config.yml").read_text())
+    settings.setdefault("html", {})["announcement"] = banner(profile)
+    files = {Path("_config.yml"): yaml.safe_dump(settings).encode(), Path("_toc.yml"): (root / "_toc.yml").read_bytes()}
+    files |= {path.relative_to(root): path.read_bytes() for path in (root / "book").rglob("*") if path.is_file()}
+    for path in sorted(executed.glob("[0-9]*.ipynb")):
+        notebook, linked = pages.with_downloads(nbformat.read(path, 4), tables)
+        files |= linked | {Path("notebooks") / path.name: nbformat.writes(notebook).encode()}
+    return files
+
+
+def stage(files: dict[Path, bytes], source: Path) -> str:
+    """Write files by their places in `source`, and remove all others; returns a digest of what is there now.
 
     Unchanged files keep their times, so that the build redoes only what changed.
     """
-    files = {Path(name): root / name for name in ("_config.yml", "_toc.yml")}
-    files |= {path.relative_to(root): path for path in (root / "book").rglob("*") if path.is_file()}
-    files |= {Path("notebooks") / path.name: path for path in executed.glob("[0-9]*.ipynb")}
     digest = hashlib.sha256()
-    for name, path in sorted(files.items()):
-        content, target = path.read_bytes(), source / name
+    for name, content in sorted(files.items()):
+        target = source / name
         digest.update(str(name).encode() + hashlib.sha256(content).digest())
         if not target.exists() or target.read_bytes() != content:
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -33,10 +52,10 @@ def stage(executed: Path, source: Path, root: Path = ROOT) -> str:
     return digest.hexdigest()
 
 
-def build(executed: Path, out: Path) -> bool:
+def build(profile: Profile, executed: Path, tables: Path, out: Path, root: Path = ROOT) -> bool:
     """Build `out/html/index.html`; returns False where it was up to date. BookError where Jupyter Book complains."""
     source, stamp, log = out / "source", out / "html" / ".built-from", out / "book.log"
-    digest = stage(executed, source)
+    digest = stage(sources(profile, executed, tables, root), source)
     if stamp.exists() and stamp.read_text() == digest:
         return False
     stamp.unlink(missing_ok=True)

@@ -1,6 +1,6 @@
 """What every notebook begins with: the profile's images and models, a place for its tables, and one look."""
 
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
@@ -141,10 +141,19 @@ class Chapter:
         """A table that another chapter wrote; an error where it is missing or of another run."""
         return results.read_table(name, self.tables, self.origin)
 
+    def found(self, names: Iterable[str]) -> dict[str, pd.DataFrame]:
+        """Those of the tables `names` that other chapters have written, by name; an error where one is of another run."""
+        return {name: self.read(name) for name in names if (self.tables / f"{name}.csv").exists()}
+
     def save(self, table: pd.DataFrame, name: str) -> pd.DataFrame:
         """Write a table to the run's results and pass it on."""
         results.save_table(table, name, self.tables, self.origin)
         return table
+
+    def pictured(self, chosen: ImageSet, what: str) -> None:
+        """Write down which images a figure shows, as the table `pictured_<what>`."""
+        listing = pd.DataFrame({"image": chosen.ids, "class": chosen.classes, "label": chosen.labels})
+        self.save(listing, f"pictured_{what}")
 
     def _repr_markdown_(self) -> str:
         kind = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else "CPU"

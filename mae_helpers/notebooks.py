@@ -8,12 +8,13 @@ from pathlib import Path
 import nbformat
 import papermill
 
+from mae_helpers import pages
 from mae_helpers.profiles import ROOT, Profile
 
 NOTEBOOKS, CODE = ROOT / "notebooks", ROOT / "mae_helpers"
 READS_TABLES = "reads-tables"  # tag of a cell that reads what other chapters wrote
 READS_RUN = "reads-run"  # tag of a cell that reads how the other chapters ran
-MARK = "mae_helpers"  # key in an executed notebook's metadata: profile, fingerprint, seconds
+MARK = pages.KEY  # key in an executed notebook's metadata: profile, fingerprint, seconds, tables
 
 
 class NotebookError(ValueError):
@@ -97,8 +98,11 @@ def fingerprint(
     return digest.hexdigest()
 
 
-def complaint(path: Path, profile: str) -> str | None:
-    """Why an executed notebook may not go into a book of `profile`, or None where it may."""
+def complaint(path: Path, profile: str, tables: Path | None = None) -> str | None:
+    """Why an executed notebook may not go into a book of `profile`, or None where it may.
+
+    With `tables`, the folder of its tables, these must be as its run left them.
+    """
     if not path.exists():
         return f"{path.stem} was not run"
     notebook = nbformat.read(path, 4)
@@ -112,20 +116,29 @@ def complaint(path: Path, profile: str) -> str | None:
             return f"{path.stem} has a cell that was not run"
         if any(output.output_type == "error" for output in cell.outputs):
             return f"{path.stem} has a cell that failed"
-    return None
+    now = pages.digests(notebook, tables) if tables else {}
+    changed = [name for name, digest in now.items() if digest != mark.get("tables", {}).get(name)]
+    return f"{path.stem}: {', '.join(changed)} is not what its run wrote; run it again" if changed else None
 
 
-def is_current(path: Path, profile: str, digest: str) -> bool:
-    """Whether an executed notebook is whole and was made from what `fingerprint` describes."""
-    if complaint(path, profile):
+def is_current(path: Path, profile: str, digest: str, tables: Path | None = None) -> bool:
+    """Whether an executed notebook is whole, has its tables, and was made from what `fingerprint` describes."""
+    if complaint(path, profile, tables):
         return False
     return nbformat.read(path, 4).metadata[MARK].get("fingerprint") == digest
 
 
-def execute(source: Path, target: Path, parameters: dict[str, object], mark: dict, environment: dict[str, str]) -> None:
+def execute(
+    source: Path,
+    target: Path,
+    parameters: dict[str, object],
+    mark: dict,
+    environment: dict[str, str],
+    tables: Path | None = None,
+) -> None:
     """Run `source` with papermill into `target`; a failed copy goes to `failed/` beside it, and an older one stays.
 
-    `environment` is set in the notebook's own process before its first cell, so that several can run at a time. Raises
+    The copy carries `mark`, and digests of the tables in the folder `tables` that its figures show. `environment` is set in the notebook's own process before its first cell, so that several can run at a time. Raises
     NotebookError with the failing cell's error.
     """
     temporary, failed = target.with_suffix(".part.ipynb"), target.parent / "failed" / target.name
@@ -145,7 +158,7 @@ def execute(source: Path, target: Path, parameters: dict[str, object], mark: dic
         temporary.unlink(missing_ok=True)
         raise
     notebook = parameters_hidden(nbformat.read(temporary, 4))
-    notebook.metadata[MARK] = mark
+    notebook.metadata[MARK] = mark | ({"tables": pages.digests(notebook, tables)} if tables else {})
     nbformat.write(notebook, temporary)
     temporary.replace(target)
     failed.unlink(missing_ok=True)

@@ -26,17 +26,37 @@ COLUMNS = {
         "fig4_singular_values": "model layer class index singular_value",
         "masking_invariance": "model image mask norm cosine_to_mean",
         "masking_cosines": "model pair pairs cosine_p05 cosine_median",
+        "masking_histogram": "model pair cosine_from cosine_to pairs density",
         "table1_blur": "model level kernel_size sigma images top1_percent top1_low top1_high psnr_db ssim",
         "fig5_occlusion": "model ranking occlusion_percent images top1_percent top1_low top1_high",
+        "fig5_rollout": "image patch cls_rollout patch_rollout",
+        "fig5_fills": "model fill occlusion_percent images top1_percent top1_low top1_high",
         "table2_imagenet_c": "model source group corruption severity images top1_percent top1_low top1_high",
         "distribution_shift": "model dataset images top1_percent class_mean_percent subset_top1_percent",
         "table3_cosine": "model perturbation level images mean_cosine cosine_correct cosine_wrong norm_difference",
+        "table3_images": "model perturbation level image cosine norm_difference correct",
         "fig6_fig7_features": "model perturbation level class layer head clean_count retained_count",
         "fig6_fig7_comparison": "perturbation level class layer head clean_count retained_count "
         "released_clean_count released_retained_count",
         "fig8_feature_drop": "model perturbation level mean_drop low high",
+        "fig8_one_class": "model perturbation level mean_drop low high",
+        "notes_pairing": "pairing level mean_cosine above_099 in_place",
+        "notes_checkpoint": "model layer knn_percent chance_percent",
+        "notes_blurs": "images level psnr_db ssim kernel_size sigma spread_px",
+        "notes_cosines": "level kernel_size sigma table3a released_mean_500",
+        "notes_shares": "corruption severity top1_percent nearest_count nearest_percent deviation fits",
+        "notes_rises": "corruption from to rise images",
+        "notes_uniform": "grid patches_a_side patch_px uniform_px",
+        "notes_spread": "by images class level clean_count mean_drop low high",
+        "notes_steps": "perturbation level mean_drop step",
+        "demo_training": "stage epoch loss seconds device top1_percent",
+        "demo_accuracy": "model class top1_percent",
+        "demo_probe": "model layer top1_percent",
         "scorecard": "claim where paper here difference tolerance verdict note",
     }.items()
+}
+COLUMNS |= {
+    f"pictured_{what}": ["image", "class", "label"] for what in ("blur", "occlusion", "corruptions", "reconstructions")
 }
 PACKAGES = ("torch", "timm", "numpy", "scipy", "scikit-learn", "scikit-image", "opencv-python-headless")
 PACKAGES += ("imagecorruptions-imaug", "openTSNE", "pandas", "matplotlib", "seaborn")

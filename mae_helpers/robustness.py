@@ -67,6 +67,17 @@ def cosine_table(pairs: pd.DataFrame) -> pd.DataFrame:
     ).reset_index()
 
 
+def cosine_counts(pairs: pd.DataFrame, bins: int = 100) -> pd.DataFrame:
+    """Cosines of `within_and_between` as a histogram from -1 to 1: pair, cosine_from, cosine_to, pairs, density."""
+    edges, parts = np.linspace(-1, 1, bins + 1), []
+    for pair, rows in pairs.groupby("pair"):
+        counts = np.histogram(np.clip(rows["cosine"], -1, 1), edges)[0]
+        density = counts / (counts.sum() * np.diff(edges))
+        columns = {"cosine_from": edges[:-1], "cosine_to": edges[1:], "pairs": counts, "density": density}
+        parts.append(pd.DataFrame({"pair": pair} | columns)[counts > 0])
+    return pd.concat(parts, ignore_index=True)
+
+
 def masked_embeddings(
     model: VisionTransformer,
     images: ImageSet,
@@ -180,7 +191,7 @@ def alignment(
 
 
 def alignment_table(per_image: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
-    """Table III: means over images by model and level, the cosine also by correct and wrong prediction.
+    """Table III: means over images by model and level, the cosine also by correct and wrong prediction, and the accuracy.
 
     `cosine_low`, `cosine_high` are the 95 % percentile bootstrap of `mean_cosine` over images.
     """
@@ -190,6 +201,7 @@ def alignment_table(per_image: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
         mean_cosine=("cosine", "mean"),
         norm_difference=("norm_difference", "mean"),
         relative_norm_difference=("relative_norm_difference", "mean"),
+        top1_percent=("correct", lambda correct: 100 * correct.mean()),
     )
     for column, rows in (("cosine_correct", per_image["correct"]), ("cosine_wrong", ~per_image["correct"])):
         table[column] = per_image[rows].groupby(["model", "level"])["cosine"].mean()

@@ -73,7 +73,7 @@ class Run:
 
     def is_current(self, path: Path) -> bool:
         """Whether the chapter's executed copy is whole and shows what it would show now."""
-        return notebooks.is_current(self.executed / path.name, self.profile.name, self.fingerprint(path))
+        return notebooks.is_current(self.executed / path.name, self.profile.name, self.fingerprint(path), self.tables)
 
     def chapter(self, path: Path, display: Display, threads: int, about: dict) -> str | None:
         """Run one chapter unless it is current; returns what went wrong, if anything did."""
@@ -87,7 +87,7 @@ class Run:
             try:
                 with display.following(path.stem, file):
                     target = self.executed / path.name
-                    notebooks.execute(path, target, self.parameters[path], mark, environment)
+                    notebooks.execute(path, target, self.parameters[path], mark, environment, self.tables)
             except notebooks.NotebookError as error:
                 return str(error)
             usage = json.loads(used.read_text()) if used.exists() else {}
@@ -138,16 +138,16 @@ class Run:
         return not failures
 
 
-def build_book(profile: Profile, out: Path, required: bool) -> bool:
+def build_book(profile: Profile, out: Path, tables: Path, required: bool) -> bool:
     """Build the site if every chapter has a whole copy on this profile; returns False where one is missing."""
     executed = out / "executed" / profile.name
-    complaints = [notebooks.complaint(executed / path.name, profile.name) for path in notebooks.find([])]
+    complaints = [notebooks.complaint(executed / path.name, profile.name, tables) for path in notebooks.find([])]
     complaints = [text for text in complaints if text]
     if complaints:
         print(f"no book was built: {'; '.join(complaints)}", file=sys.stderr)
         return not required
     began = time.monotonic()
-    built = book.build(executed, out)
+    built = book.build(profile, executed, tables, out)
     state = f"built in {time.monotonic() - began:.0f} s" if built else "up to date"
     print(f"book {state}: {out / 'html' / 'index.html'}", file=sys.stderr)
     return True
@@ -176,7 +176,8 @@ def main(arguments: list[str] | None = None) -> int:
             if not options.no_book:
                 print("no book was built: a chapter failed", file=sys.stderr)
             return 1
-        return 0 if options.no_book or build_book(profile, out, required=not options.notebooks) else 1
+        tables = results.folder(profile, options.results)
+        return 0 if options.no_book or build_book(profile, out, tables, required=not options.notebooks) else 1
     except (ValueError, OSError, book.BookError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

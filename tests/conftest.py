@@ -1,5 +1,6 @@
 """Shared fixtures: a tiny random Vision Transformer, a tiny image set, and a tiny profile with files of its own."""
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,7 +14,7 @@ from PIL import Image
 from safetensors.torch import save_file
 from timm.models.vision_transformer import VisionTransformer
 
-from mae_helpers import run
+from mae_helpers import book, run
 from mae_helpers.images import ImageSet
 from mae_helpers.profiles import Input, load_profile
 
@@ -118,4 +119,42 @@ def tiny_run(tmp_path_factory):
     out = tmp_path_factory.mktemp("book")
     profile = load_profile("demo")
     finished = run.Run(profile, [], TINY_RUN, "cpu", out, str(out / "results")).all(run.default_jobs("cpu"))
-    return SimpleNamespace(out=out, profile=profile, finished=finished, executed=out / "executed" / "demo")
+    tables = out / "results" / "demo"
+    return SimpleNamespace(
+        out=out, profile=profile, finished=finished, executed=out / "executed" / "demo", tables=tables
+    )
+
+
+@pytest.fixture(scope="session")
+def site(tiny_run):
+    """The site, built from the tiny run."""
+    assert tiny_run.finished
+    assert book.build(tiny_run.profile, tiny_run.executed, tiny_run.tables, tiny_run.out)
+    return tiny_run.out / "html"
+
+
+@pytest.fixture(scope="session")
+def pages(site):
+    """The pages that a reader is led to, in the book's order."""
+    toc = yaml.safe_load((book.ROOT / "_toc.yml").read_text())
+    files = [toc["root"]] + [chapter["file"] for part in toc["parts"] for chapter in part["chapters"]]
+    return [site / f"{file}.html" for file in files]
+
+
+@pytest.fixture(scope="session")
+def browser():
+    """Headless Chromium, or a skip that says how to get one."""
+    from playwright.sync_api import Error, sync_playwright
+
+    installed = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    with sync_playwright() as playwright:
+        try:  # without a path, Playwright takes its own Chromium
+            started = playwright.chromium.launch(executable_path=installed, args=["--no-sandbox", "--disable-gpu"])
+        except Error as problem:
+            if installed is None and "Executable doesn't exist" in str(problem):
+                pytest.skip(
+                    "no Chromium: install Debian's package, or run .venv/bin/python -m playwright install chromium"
+                )
+            raise
+        yield started
+        started.close()

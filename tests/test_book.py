@@ -1,125 +1,207 @@
-"""The site builds without a warning, every page opens in a real browser, and nothing is asked of other hosts."""
+"""The site builds without a warning, and what its pages hold is whole: links, numbers, captions, data, order."""
 
+import csv
+import hashlib
+import itertools
 import re
 import shutil
 from html.parser import HTMLParser
 from urllib.parse import unquote, urlparse
 
+import nbformat
 import pytest
-import yaml
 
 from mae_helpers import book, notebooks
 from mae_helpers.book import BookError
+from mae_helpers.pages import shown
 from mae_helpers.profiles import ROOT
 
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+LARGEST_PAGE = 3_000_000  # bytes
 
 
-@pytest.fixture(scope="session")
-def site(tiny_run):
-    """The site, built from the tiny run."""
-    assert tiny_run.finished
-    assert book.build(tiny_run.executed, tiny_run.out)
-    return tiny_run.out / "html"
+class Page(HTMLParser):
+    """What a page's HTML says: addresses, ids, headings by level, and the elements that are open at each."""
 
-
-def pages(site):
-    """The pages that a reader is led to."""
-    toc = yaml.safe_load((ROOT / "_toc.yml").read_text())
-    files = [toc["root"]] + [chapter["file"] for part in toc["parts"] for chapter in part["chapters"]]
-    return [site / f"{file}.html" for file in files]
-
-
-class Links(HTMLParser):
-    def __init__(self):
+    def __init__(self, text):
         super().__init__()
-        self.found, self.ids = [], set()
+        self.links, self.ids, self.headings = [], set(), []
+        self.feed(text)
 
     def handle_starttag(self, tag, attributes):
         attributes = dict(attributes)
         self.ids.add(attributes.get("id"))
-        self.found += [attributes[key] for key in ("href", "src") if attributes.get(key) and tag != "link"]
+        self.links += [attributes[key] for key in ("href", "src") if attributes.get(key) and tag != "link"]
+        if re.fullmatch("h[1-6]", tag):
+            self.headings.append(int(tag[1]))
 
 
-def test_every_chapter_is_in_the_table_of_contents(site):
+def article(path):
+    """The page's own part: without navigation, which is the same on every page."""
+    return re.search(r"<article.*?</article>", path.read_text(), flags=re.S)[0]
+
+
+def outputs(path):
+    """All that cells of a page have shown, as one text."""
+    return "".join(re.findall(r'<div class="cell_output.*?(?=<div class="cell |</section>)', path.read_text(), re.S))
+
+
+def named_cells(tiny_run):
+    """Every figure and table of the run: (page, name, cell, the files of its data)."""
+    for path in sorted(tiny_run.executed.glob("*.ipynb")):
+        for name, cell, data in shown(nbformat.read(path, 4)):
+            yield path.stem, name, cell, data
+
+
+def test_every_chapter_is_in_the_table_of_contents(pages):
     toc = (ROOT / "_toc.yml").read_text()
     for path in notebooks.find([]):
         assert f"notebooks/{path.stem}" in toc
-    assert all(page.exists() for page in pages(site))
+    assert all(page.exists() for page in pages)
 
 
-def test_links_and_images_of_every_page_exist(site):
-    for page in pages(site):
-        links = Links()
-        links.feed(page.read_text())
-        for link in links.found:
+def test_links_and_images_of_every_page_exist(site, pages):
+    targets = {}
+    for path in [*pages, site / "index.html", site / "search.html", site / "genindex.html"]:
+        for link in Page(path.read_text()).links:
             address = urlparse(link)
-            if address.scheme or not address.path or address.path.startswith("//"):
+            if address.scheme or link.startswith("//"):
                 continue
-            assert (page.parent / unquote(address.path)).exists(), f"{page.name}: {link}"
+            target = (path.parent / unquote(address.path)).resolve() if address.path else path.resolve()
+            assert target.exists(), f"{path.name}: {link}"
+            if address.fragment and target.suffix == ".html":
+                if target not in targets:
+                    targets[target] = Page(target.read_text()).ids
+                assert unquote(address.fragment) in targets[target], f"{path.name}: {link}"
 
 
-def test_every_figure_is_numbered_and_described(site):
-    for page in pages(site):
-        text = page.read_text()
-        for figure in re.findall(r"<figure.*?</figure>", text, flags=re.S):
-            assert re.search(r'caption-number">Fig\. \d+', figure), f"{page.name}: a figure without a number"
-            assert re.search(r'<img[^>]*alt="[^"]{20,}"', figure), f"{page.name}: a figure without a description"
+def test_every_figure_and_table_is_numbered_captioned_and_described(pages):
+    numbers = {"Fig.": [], "Table": []}
+    for path in pages:
+        for figure in re.findall(r"<figure.*?</figure>", path.read_text(), flags=re.S):
+            kind, number = re.search(r'caption-number">(Fig\.|Table) (\d+)', figure).groups()
+            numbers[kind].append(int(number))
+            assert re.search(r'caption-text">[^<]{10,}', figure), f"{path.name}: {kind} {number} without a caption"
+            if kind == "Fig.":
+                assert re.search(r'<img[^>]*alt="[^"]{20,}"', figure), f"{path.name}: {number} without a description"
+            else:
+                assert "<table" in figure, f"{path.name}: {number} is no table"
+    for found in numbers.values():
+        assert found == list(range(1, len(found) + 1))
+        assert len(found) > 20
 
 
-def test_references_are_resolved(site):
-    for page in pages(site):
-        prose = re.sub(r"<pre>.*?</pre>", "", page.read_text(), flags=re.S)
-        assert "{numref}" not in prose, page.name
+def test_every_table_that_a_notebook_shows_has_a_number(pages):
+    for path in pages:
+        loose = re.sub(r"<figure.*?</figure>", "", outputs(path), flags=re.S)
+        loose = re.sub(r"<noscript>.*?</noscript>", "", loose, flags=re.S)
+        assert "<table" not in loose, path.name
+
+
+def test_every_figure_and_table_offers_its_data_and_every_figure_its_drawing(site, tiny_run):
+    for page, name, cell, data in named_cells(tiny_run):
+        text = (site / "notebooks" / f"{page}.html").read_text()
+        links = re.findall(r'href="(\.\./_downloads/\w+/([^"/]+))"', text)
+        offered = {file: site / "notebooks" / link for link, file in links}
+        if name.startswith("fig-"):
+            assert data, f"{page}: {name} names no data"
+            assert offered[f"{name}.svg"].read_text() == cell.outputs[-1].data["image/svg+xml"]
+        for file in data:
+            assert offered[file].read_bytes() == (tiny_run.tables / file).read_bytes(), f"{page}: {file}"
+
+
+def test_the_data_of_a_figure_are_rows_under_named_columns(tiny_run):
+    files = {file for _, _, _, data in named_cells(tiny_run) for file in data if file.endswith(".csv")}
+    assert len(files) > 25
+    for file in files:
+        with (tiny_run.tables / file).open() as opened:
+            heads, first = next(rows := csv.reader(opened)), next(rows)
+        assert len(set(heads)) == len(heads) == len(first)
+        assert all(heads)
+
+
+def test_every_figure_and_table_is_referred_to_by_number(pages):
+    text = "".join(map(article, pages))
+    for path in pages:
+        for name in re.findall(r'<figure[^>]*id="([^"]+)"', path.read_text()):
+            assert re.search(rf'href="[^"]*#{name}"><span class="std std-numref">', text), f"{path.name}: {name}"
+
+
+def test_code_that_only_draws_is_folded(site, tiny_run):
+    for page, name, cell, _ in named_cells(tiny_run):
+        assert "hide-input" in cell.metadata.get("tags", []), f"{page}: {name}"
+    assert "toggle-details" in (site / "notebooks" / "05_gaussian_blur.html").read_text()
+
+
+def test_every_page_says_whose_numbers_it_holds(pages, tiny_run):
+    for path in pages:
+        banner = re.search(r'<aside class="bd-header-announcement.*?</aside>', path.read_text(), flags=re.S)[0]
+        assert f"<strong>Profile {tiny_run.profile.title}:</strong>" in banner
+        assert "not those of the paper" in banner
+
+
+def test_a_banner_takes_a_profile_at_its_word(tiny_run):
+    from dataclasses import replace
+
+    line = book.banner(replace(tiny_run.profile, title="<i>A</i>", about="B & C"))
+    assert line == "<strong>Profile &lt;i&gt;A&lt;/i&gt;:</strong> B &amp; C"
+
+
+def test_headings_are_in_order(pages):
+    for path in pages:
+        levels = Page(article(path)).headings
+        assert levels.count(1) == 1, path.name
+        assert levels[0] == 1, path.name
+        assert all(after <= before + 1 for before, after in itertools.pairwise(levels)), path.name
+
+
+def test_no_page_is_heavy(pages):
+    for path in pages:
+        images = [link for link in Page(path.read_text()).links if "_images/" in link]
+        size = path.stat().st_size + sum((path.parent / image).stat().st_size for image in set(images))
+        assert size < LARGEST_PAGE, f"{path.name}: {size / 1e6:.1f} MB"
+
+
+def test_no_page_shows_progress_bars_or_warnings(pages):
+    for path in pages:
+        shown_text = outputs(path)
+        assert "output stderr" not in shown_text, path.name
+        assert not re.search(r"\d+%\|.*\|\s*\d+/\d+|it/s\]|Warning:", shown_text), path.name
+
+
+def test_references_and_citations_are_resolved(pages):
+    for path in pages:
+        prose = re.sub(r"<pre>.*?</pre>", "", path.read_text(), flags=re.S)
+        assert "{numref}" not in prose, path.name
+        assert "{cite}" not in prose, path.name
 
 
 def test_second_build_does_nothing(site, tiny_run):
-    assert not book.build(tiny_run.executed, tiny_run.out)
+    assert not book.build(tiny_run.profile, tiny_run.executed, tiny_run.tables, tiny_run.out)
 
 
-def test_a_broken_reference_is_an_error_that_names_it(tiny_run, tmp_path, monkeypatch):
+def test_tables_that_are_not_those_of_the_run_are_refused(tiny_run, tmp_path):
+    path, tables = next(tiny_run.executed.glob("05_*.ipynb")), tmp_path / "tables"
+    shutil.copytree(tiny_run.tables, tables, ignore=shutil.ignore_patterns("cells", "pixels"))
+    digest = nbformat.read(path, 4).metadata[notebooks.MARK]["tables"]["table1_blur.csv"]
+    assert digest == hashlib.sha256((tables / "table1_blur.csv").read_bytes()).hexdigest()
+    assert notebooks.complaint(path, "demo", tables) is None
+    (tables / "scorecard.csv").unlink()  # another chapter writes it later
+    assert notebooks.complaint(path, "demo", tables) is None
+    with (tables / "table1_blur.csv").open("a") as file:
+        file.write("\n")
+    assert "05_gaussian_blur: table1_blur.csv is not what its run wrote" in notebooks.complaint(path, "demo", tables)
+    (tables / "table1_blur.csv").unlink()
+    assert not notebooks.is_current(
+        path, "demo", nbformat.read(path, 4).metadata[notebooks.MARK]["fingerprint"], tables
+    )
+
+
+def test_a_broken_reference_is_an_error_that_names_it(tiny_run, tmp_path):
     root = tmp_path / "root"
     shutil.copytree(ROOT / "book", root / "book")
     (root / "_config.yml").write_text((ROOT / "_config.yml").read_text())
     (root / "_toc.yml").write_text("format: jb-book\nroot: book/index\n")
     (root / "book" / "index.md").write_text("# Title\n\nSee {numref}`fig-that-is-not-there`.\n")
     (root / "book" / "references.bib").write_text("")
-    stage = book.stage
-    monkeypatch.setattr(book, "stage", lambda executed, source: stage(executed, source, root))
     with pytest.raises(BookError, match="fig-that-is-not-there"):
-        book.build(tmp_path / "no-notebooks", tmp_path / "out")
-
-
-@pytest.fixture(scope="session")
-def browser():
-    """Headless Chromium, or a skip that says how to get one."""
-    from playwright.sync_api import Error, sync_playwright
-
-    with sync_playwright() as playwright:
-        try:  # without a path, Playwright takes its own Chromium
-            started = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
-        except Error as problem:
-            if CHROMIUM is None and "Executable doesn't exist" in str(problem):
-                pytest.skip(
-                    "no Chromium: install Debian's package, or run .venv/bin/python -m playwright install chromium"
-                )
-            raise
-        yield started
-        started.close()
-
-
-@pytest.mark.parametrize("width", [1400, 390])
-def test_pages_open_without_error_and_without_sideways_scrolling(site, browser, width):
-    page = browser.new_page(viewport={"width": width, "height": 900})
-    page.route(re.compile("^https?://"), lambda route: route.abort())
-    errors = []
-    page.on("pageerror", lambda error: errors.append(str(error)))
-    for path in pages(site):
-        page.goto(path.as_uri())
-        assert page.locator("article h1").count() == 1, path.name
-        assert page.evaluate("document.documentElement.scrollWidth") <= width + 1, path.name
-        broken = page.evaluate("[...document.images].filter(i => i.complete && !i.naturalWidth).map(i => i.src)")
-        assert not [image for image in broken if image.startswith("file:")], path.name
-    page.close()
-    # sphinx-thebe is set up twice by Jupyter Book 1 and its theme; its second declaration is refused, without effect
-    assert not [error for error in errors if "THEBE_JS_URL" not in error], errors
+        book.build(tiny_run.profile, tmp_path / "no-notebooks", tmp_path, tmp_path / "out", root)

@@ -3,9 +3,7 @@
 import copy
 import json
 import re
-import shutil
 from base64 import b64decode
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from html.parser import HTMLParser
 from io import BytesIO
@@ -20,7 +18,6 @@ from mae_helpers import closer, images, perturbations
 from mae_helpers.layouts import wordnet_ids
 from mae_helpers.profiles import load_profile
 
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 HOSTILE = '</script><b title="&">cat</b>'
 MODELS = ("mae_finetuned", "vit_supervised")
 LEVELS = {
@@ -290,22 +287,6 @@ def test_the_demo_fits_whole_and_the_budget_leaves_room_for_the_rest():
     assert closer.BUDGET + rest < 2.8e6, "the book's own frame takes about 0.1 MB"
 
 
-@pytest.fixture(scope="module")
-def in_browser():
-    """Runs `look(browser)` in a thread of its own, because one thread holds one Playwright and test_book.py has one."""
-    if CHROMIUM is None:
-        pytest.skip("no Chromium: install Debian's package chromium to run the browser tests")
-    from playwright.sync_api import sync_playwright
-
-    with ThreadPoolExecutor(1) as thread:
-        playwright = thread.submit(lambda: sync_playwright().start()).result()
-        arguments = {"executable_path": CHROMIUM, "args": ["--no-sandbox", "--disable-gpu"]}
-        browser = thread.submit(lambda: playwright.chromium.launch(**arguments)).result()
-        yield lambda look: thread.submit(look, browser).result()
-        thread.submit(browser.close).result()
-        thread.submit(playwright.stop).result()
-
-
 def document(folder, data, theme="light"):
     """The page alone in a file, in a document with the book's colours of that theme."""
     page, text = {"light": ("#ffffff", "#222832"), "dark": ("#14181e", "#ced6dd")}[theme]
@@ -364,52 +345,46 @@ class Watched:
         assert marks == len(kinds["levels"]) * len(data["models"])
 
 
-def test_the_page_is_used_by_keyboard_alone(made, in_browser, tmp_path):
+def test_the_page_is_used_by_keyboard_alone(made, browser, tmp_path):
     data = made.data()
 
-    def look(browser):
-        seen = Watched(browser, document(tmp_path, data))
-        seen.shows(data, 0, 0, 3)
-        order = []
-        for _ in range(5):
-            seen.press("Tab")
-            order.append(seen.focused())
-            outline = seen.page.evaluate(
-                "(s => s.outlineStyle + ' ' + parseFloat(s.outlineWidth))(getComputedStyle(document.activeElement))"
-            )
-            assert outline == "solid 3", order[-1]
-        assert order == ["closer-previous", "closer-image", "closer-next", "closer-kind", "closer-level"]
-        for level in (2, 1, 0):
-            seen.press("ArrowLeft")
-            seen.shows(data, 0, 0, level)
-        seen.press("Shift+Tab", "ArrowRight")
-        seen.shows(data, 0, 1, 1)
-        seen.press("Tab", "Home")
-        seen.shows(data, 0, 1, 0)
-        seen.press("Shift+Tab", "Shift+Tab", "Enter")
-        seen.shows(data, 1, 1, 0)
-        seen.press("Shift+Tab", "ArrowDown")
-        seen.shows(data, 2, 1, 0)
-        seen.press("Shift+Tab", "Space", "Space", "Space")
-        seen.shows(data, 5, 1, 0)
-        broken = seen.page.evaluate("Promise.all([...document.images].map(i => i.decode())).then(() => 'whole')")
-        assert broken == "whole"
-        assert [address for address in seen.requests if not address.startswith("data:")] == [seen.page.url]
-        assert not seen.trouble
-
-    in_browser(look)
+    seen = Watched(browser, document(tmp_path, data))
+    seen.shows(data, 0, 0, 3)
+    order = []
+    for _ in range(5):
+        seen.press("Tab")
+        order.append(seen.focused())
+        outline = seen.page.evaluate(
+            "(s => s.outlineStyle + ' ' + parseFloat(s.outlineWidth))(getComputedStyle(document.activeElement))"
+        )
+        assert outline == "solid 3", order[-1]
+    assert order == ["closer-previous", "closer-image", "closer-next", "closer-kind", "closer-level"]
+    for level in (2, 1, 0):
+        seen.press("ArrowLeft")
+        seen.shows(data, 0, 0, level)
+    seen.press("Shift+Tab", "ArrowRight")
+    seen.shows(data, 0, 1, 1)
+    seen.press("Tab", "Home")
+    seen.shows(data, 0, 1, 0)
+    seen.press("Shift+Tab", "Shift+Tab", "Enter")
+    seen.shows(data, 1, 1, 0)
+    seen.press("Shift+Tab", "ArrowDown")
+    seen.shows(data, 2, 1, 0)
+    seen.press("Shift+Tab", "Space", "Space", "Space")
+    seen.shows(data, 5, 1, 0)
+    broken = seen.page.evaluate("Promise.all([...document.images].map(i => i.decode())).then(() => 'whole')")
+    assert broken == "whole"
+    assert [address for address in seen.requests if not address.startswith("data:")] == [seen.page.url]
+    assert not seen.trouble
 
 
-def test_a_profile_with_one_model_shows_one(made, in_browser, tmp_path):
+def test_a_profile_with_one_model_shows_one(made, browser, tmp_path):
     data = made.data(MODELS[:1], per_class=1)
 
-    def look(browser):
-        seen = Watched(browser, document(tmp_path, data))
-        seen.shows(data, 0, 0, 3)
-        assert seen.page.locator(".closer-model").count() == 1
-        assert not seen.trouble
-
-    in_browser(look)
+    seen = Watched(browser, document(tmp_path, data))
+    seen.shows(data, 0, 0, 3)
+    assert seen.page.locator(".closer-model").count() == 1
+    assert not seen.trouble
 
 
 CONTRASTS = """() => {
@@ -437,55 +412,43 @@ CONTRASTS = """() => {
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
-def test_text_has_contrast(made, in_browser, tmp_path, theme):
+def test_text_has_contrast(made, browser, tmp_path, theme):
     data = copy.deepcopy(made.data())
     for image in data["images"]:  # both verdicts must be on the page
         image["models"]["mae_finetuned"]["gaussian_blur"]["correct"][-1] = True
         image["models"]["vit_supervised"]["gaussian_blur"]["correct"][-1] = False
 
-    def look(browser):
-        seen = Watched(browser, document(tmp_path, data, theme))
-        found = seen.page.evaluate(CONTRASTS)
-        text = " ".join(place for _, place in found)
-        assert len(found) > 30
-        assert "closer-right" in text
-        assert "closer-wrong" in text
-        assert not [one for one in found if one[0] < 4.5]
-
-    in_browser(look)
+    seen = Watched(browser, document(tmp_path, data, theme))
+    found = seen.page.evaluate(CONTRASTS)
+    text = " ".join(place for _, place in found)
+    assert len(found) > 30
+    assert "closer-right" in text
+    assert "closer-wrong" in text
+    assert not [one for one in found if one[0] < 4.5]
 
 
-def test_a_narrow_screen_does_not_scroll_sideways(made, in_browser, tmp_path):
-    def look(browser):
-        seen = Watched(browser, document(tmp_path, made.data()), width=390)
-        assert seen.page.evaluate("document.documentElement.scrollWidth") <= 390
-        assert seen.page.locator("#closer-svg").bounding_box()["width"] > 300
-
-    in_browser(look)
+def test_a_narrow_screen_does_not_scroll_sideways(made, browser, tmp_path):
+    seen = Watched(browser, document(tmp_path, made.data()), width=390)
+    assert seen.page.evaluate("document.documentElement.scrollWidth") <= 390
+    assert seen.page.locator("#closer-svg").bounding_box()["width"] > 300
 
 
-def test_paper_has_the_pictures_and_the_sentence_but_no_controls(made, in_browser, tmp_path):
-    def look(browser):
-        seen = Watched(browser, document(tmp_path, made.data(), "dark"))
-        assert seen.page.locator(".closer-controls").is_visible()
-        seen.page.emulate_media(media="print")
-        assert not seen.page.locator(".closer-controls").is_visible()
-        assert seen.page.locator("#closer-said").is_visible()
-        assert seen.page.locator(".closer-seen").first.is_visible()
-        assert seen.page.evaluate("getComputedStyle(document.getElementById('closer-said')).color") == "rgb(0, 0, 0)"
-
-    in_browser(look)
+def test_paper_has_the_pictures_and_the_sentence_but_no_controls(made, browser, tmp_path):
+    seen = Watched(browser, document(tmp_path, made.data(), "dark"))
+    assert seen.page.locator(".closer-controls").is_visible()
+    seen.page.emulate_media(media="print")
+    assert not seen.page.locator(".closer-controls").is_visible()
+    assert seen.page.locator("#closer-said").is_visible()
+    assert seen.page.locator(".closer-seen").first.is_visible()
+    assert seen.page.evaluate("getComputedStyle(document.getElementById('closer-said')).color") == "rgb(0, 0, 0)"
 
 
-def test_without_scripts_there_is_a_table(made, in_browser, tmp_path):
+def test_without_scripts_there_is_a_table(made, browser, tmp_path):
     data = made.data()
 
-    def look(browser):
-        seen = Watched(browser, document(tmp_path, data), java_script_enabled=False)
-        assert not seen.page.locator("#closer").is_visible()
-        assert seen.page.locator("noscript td").first.is_visible()
-        rows = seen.page.locator("noscript tbody tr").all_text_contents()
-        assert len(rows) == len(data["images"]) * len(MODELS)
-        assert HOSTILE in rows[4]
-
-    in_browser(look)
+    seen = Watched(browser, document(tmp_path, data), java_script_enabled=False)
+    assert not seen.page.locator("#closer").is_visible()
+    assert seen.page.locator("noscript td").first.is_visible()
+    rows = seen.page.locator("noscript tbody tr").all_text_contents()
+    assert len(rows) == len(data["images"]) * len(MODELS)
+    assert HOSTILE in rows[4]

@@ -3,7 +3,7 @@
 `claims.yaml` lists the claims with the tolerance of each verdict; the rules, one function a claim, read tables only.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -52,7 +52,7 @@ def judge(name: str, *tables: pd.DataFrame) -> dict[str, str]:
 
 
 def scorecard(read: Callable[[str], pd.DataFrame]) -> pd.DataFrame:
-    """Every claim in the paper's order: COLUMNS, section, figure. `read(table)` gives a run's table.
+    """Every claim in the paper's order: COLUMNS, section, figure, id. `read(table)` gives a run's table.
 
     A claim whose table no chapter has written is `not tested here`, and its note says so.
     """
@@ -62,8 +62,23 @@ def scorecard(read: Callable[[str], pd.DataFrame]) -> pd.DataFrame:
             row = judge(name, *(read(table) for table in entry["tables"]))
         except FileNotFoundError:
             row = _row(name) | {"note": f"this run has no table {' or '.join(entry['tables'])}"}
-        rows.append(row | {"section": entry["section"], "figure": entry["figure"]})
+        rows.append(row | {"section": entry["section"], "figure": entry["figure"], "id": name})
     return pd.DataFrame(rows)
+
+
+def _badge(verdict: str) -> str:
+    """A verdict that the book's style sheet colours."""
+    return f"[{verdict}]{{.verdict .{verdict.replace(' ', '-')}}}"
+
+
+def headlines(card: pd.DataFrame, names: Sequence[str]) -> str:
+    """Some claims of a scorecard in short, as a MyST table: what the paper says, what this run shows, the verdict."""
+    lines = ["| the paper says | this run | verdict | see |", "|---|---|---|---|"]
+    for name in names:
+        row = card[card["id"] == name].iloc[0]
+        cells = (f"{row['claim']} ({row['where']})", row["here"] or row["note"], _badge(row["verdict"]))
+        lines.append(f"| {' | '.join(str(cell) for cell in cells)} | {{numref}}`{row['figure']}` |")
+    return "\n".join(lines)
 
 
 def as_markdown(card: pd.DataFrame, section: str, differences: bool = True) -> str:
@@ -75,7 +90,6 @@ def as_markdown(card: pd.DataFrame, section: str, differences: bool = True) -> s
     table = []
     for row in card[card["section"] == section].itertuples():
         figure = f"{{numref}}`{row.figure}`" if row.figure else ""
-        verdict = f"[{row.verdict}]{{.verdict .{row.verdict.replace(' ', '-')}}}"
         here = f"{row.here}; {row.note}" if row.here and row.note else row.here or row.note
         cells = (
             f"**{row.claim}** ({row.where})",
@@ -83,7 +97,7 @@ def as_markdown(card: pd.DataFrame, section: str, differences: bool = True) -> s
             here,
             row.difference if differences else "",
             row.tolerance,
-            verdict,
+            _badge(row.verdict),
             figure,
         )
         table.append([str(cell).replace("|", "\\|") for cell in cells])

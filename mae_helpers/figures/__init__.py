@@ -9,6 +9,7 @@ from mae_helpers.figures.notes import (
     released_pairings,
     step_bars,
 )
+from mae_helpers.figures.overview import PANELS, overview
 from mae_helpers.figures.pretrained import (
     CONTROL_COLOURS,
     CONTROL_NAMES,
@@ -57,6 +58,7 @@ __all__ = [
     "MODEL_NAMES",
     "PAIRING_COLOURS",
     "PAIRING_NAMES",
+    "PANELS",
     "RANKING_COLOURS",
     "RANKING_NAMES",
     "TOKEN_NAMES",
@@ -79,6 +81,7 @@ __all__ = [
     "marked_curve",
     "norm_ranges",
     "outer_labels",
+    "overview",
     "pairing_curves",
     "panels",
     "published_curve",

@@ -1,6 +1,5 @@
 """Figures of Section IV-A: t-SNE, separation, attention distance, principal angles, masking invariance."""
 
-import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
@@ -108,13 +107,15 @@ def singular_value_curves(table: pd.DataFrame, index: int, ax: Axes) -> Axes:
 
 
 def cosine_histogram(table: pd.DataFrame, ax: Axes, title: str) -> Axes:
-    """Densities of cosines within one image's masks and between images."""
+    """Densities of cosines within one image's masks and between images, from `robustness.cosine_counts`."""
     colours = {"within": "#0072B2", "between": "#E69F00"}
     names = {"within": "two masks of one image", "between": "two images"}
     for pair, name in names.items():
-        values = table.loc[table["pair"] == pair, "cosine"]
-        ax.hist(values, bins=np.linspace(-1, 1, 101), density=True, color=colours[pair], alpha=0.65, label=name)
-    low = table["cosine"].min()
+        rows = table[table["pair"] == pair]
+        width = rows["cosine_to"] - rows["cosine_from"]
+        style = {"color": colours[pair], "alpha": 0.65, "linewidth": 0, "align": "edge"}
+        ax.bar(rows["cosine_from"], rows["density"], width, label=name, **style)
+    low = table["cosine_from"].min()
     ax.set(title=title, xlabel="cosine of mean patch embeddings", ylabel="density", xlim=(max(-1, low - 0.02), 1.005))
     return ax
 

@@ -1,0 +1,78 @@
+"""The figure of the landing page: six of the book's figures in small, drawn from the tables of a run."""
+
+from collections.abc import Callable, Mapping
+
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from mae_helpers.figures.pretrained import control_curves, layer_curves
+from mae_helpers.figures.robustness import against, level_curves
+from mae_helpers.figures.style import MODEL_COLOURS, MODEL_NAMES, layer_axis, panels
+
+
+def _separation(table: pd.DataFrame, ax: Axes) -> None:
+    rows = table[table["token"] == "mean_patch"]
+    layer_curves(rows, "knn_percent", "kNN accuracy (%)", ax, rows["chance_percent"].iloc[0])
+    ax.legend(fontsize="x-small")
+
+
+def _distance(table: pd.DataFrame, ax: Axes) -> None:
+    rows = table[(table["images"] == "first") & (table["model"] != "random")]
+    shares = rows.assign(share=100 * rows["distance_px"] / rows["uniform_px"]).groupby(["model", "layer"])["share"]
+    for model, ends in shares.agg(["min", "median", "max"]).groupby("model"):
+        ends = ends.droplevel("model")
+        ax.plot(ends.index, ends["median"], marker="o", ms=3, color=MODEL_COLOURS[model], label=MODEL_NAMES[model])
+        ax.fill_between(ends.index, ends["min"], ends["max"], color=MODEL_COLOURS[model], alpha=0.15, linewidth=0)
+    ax.axhline(100, color="black", lw=1, ls=":", label="uniform attention")
+    ax.set(ylabel="distance (% of uniform)", ylim=(0, None))
+    ax.legend(fontsize="x-small", loc="lower right")
+    layer_axis(ax, int(rows["layer"].max()))
+
+
+def _angles(table: pd.DataFrame, ax: Axes) -> None:
+    rows = table[(table["model"] == "mae_pretrained") & table["main"]]
+    control_curves(rows, ax, "").legend(fontsize="x-small")
+
+
+def _blur(table: pd.DataFrame, ax: Axes) -> None:
+    level_curves(table, "level", "top1_percent", ax, band=("top1_low", "top1_high"))
+    ax.set(xlabel="blur level", ylabel="top-1 accuracy (%)", ylim=(0, 100))
+    ax.set_xticks(range(table["level"].nunique()), ["0", *list(dict.fromkeys(table["level"]))[1:]], fontsize="small")
+    ax.legend(fontsize="x-small", loc="lower left")
+
+
+def _occlusion(table: pd.DataFrame, ax: Axes) -> None:
+    rows = table[table["ranking"] == "cls_rollout"]
+    level_curves(rows, "occlusion_percent", "top1_percent", ax, band=("top1_low", "top1_high"))
+    ax.set(xlabel="most attended patches masked (%)", ylabel="top-1 accuracy (%)", ylim=(0, 100))
+    ax.legend(fontsize="x-small", loc="upper right")
+
+
+def _alignment(table: pd.DataFrame, ax: Axes) -> None:
+    rows = table[(table["model"] == "mae_finetuned") & (table["perturbation"] == "gaussian_blur")]
+    against(rows, "mean_cosine", "top1_percent", "level", ax)
+    ax.set(xlabel="mean cosine with the clean embedding", ylabel="top-1 accuracy (%)")
+
+
+PANELS: dict[str, tuple[str, Callable[[pd.DataFrame, Axes], None]]] = {  # by table: what it shows, and how
+    "fig1_fig2_separability": ("Classes by layer (Fig. 1b)", _separation),
+    "fig3_attention_distance": ("Attention distance (Fig. 3)", _distance),
+    "fig4_principal_angles": ("Class subspaces (Fig. 4)", _angles),
+    "table1_blur": ("Gaussian blur (Table I)", _blur),
+    "fig5_occlusion": ("Occlusion (Fig. 5)", _occlusion),
+    "table3_cosine": ("Direction, blur (Table III)", _alignment),
+}
+
+
+def overview(tables: Mapping[str, pd.DataFrame]) -> Figure:
+    """Six panels, each from one of the `tables` that PANELS names; a table that is missing leaves its panel empty."""
+    figure, axes = panels(len(PANELS), 3, 3.3)
+    for letter, ax, (name, (title, draw)) in zip("abcdef", axes, PANELS.items(), strict=True):
+        if name in tables:
+            draw(tables[name], ax)
+        else:
+            ax.text(0.5, 0.5, "not computed in this run", ha="center", transform=ax.transAxes)
+            ax.set(xticks=[], yticks=[])
+        ax.set_title(f"$\\bf{{{letter}}}$  {title}", loc="left", fontsize="medium")
+    return figure

@@ -1,0 +1,55 @@
+"""A Sphinx extension: what a notebook shows under a name that begins with `tab-` is numbered and captioned as a table.
+
+MyST-NB can only number figures: `mystnb: figure: {name: tab-blur, caption: ...}` in a cell's metadata makes its output one.
+"""
+
+from docutils import nodes
+from sphinx.application import Sphinx
+from sphinx.transforms import SphinxTransform
+from sphinx.writers.html5 import HTML5Translator
+
+PREFIX = "tab-"
+
+
+class captioned_table(nodes.figure):
+    """The output of a cell that counts among the tables."""
+
+
+class TablesAmongFigures(SphinxTransform):
+    """Turn figures whose name begins with `tab-` into tables; one whose cell showed nothing is left out."""
+
+    default_priority = 400
+
+    def apply(self, **_: object) -> None:
+        """Replace them in this document."""
+        for figure in list(self.document.findall(nodes.figure)):
+            if not any(name.startswith(PREFIX) for name in figure["names"]):
+                continue
+            if all(isinstance(child, nodes.caption | nodes.legend) for child in figure.children):
+                figure.parent.remove(figure)
+                continue
+            table = captioned_table("", *figure.children, **figure.attributes)
+            figure.replace_self(table)
+            self.document.ids |= dict.fromkeys(table["ids"], table)
+
+
+def caption_of(node: captioned_table) -> str | None:
+    """The text of a table's caption, which makes it one that can be referred to."""
+    return next((child.astext() for child in node.children if isinstance(child, nodes.caption)), None)
+
+
+def visit(self: HTML5Translator, node: captioned_table) -> None:
+    """Begin a table's element: a figure of its own class."""
+    self.body.append(self.starttag(node, "figure", CLASS="captioned-table"))
+
+
+def depart(self: HTML5Translator, node: captioned_table) -> None:
+    """End it, and the caption in it, which docutils leaves open for a legend to follow."""
+    self.body.append("</figcaption>\n</figure>\n")
+
+
+def setup(app: Sphinx) -> dict[str, bool]:
+    """What Sphinx calls."""
+    app.add_enumerable_node(captioned_table, "table", caption_of, html=(visit, depart))
+    app.add_transform(TablesAmongFigures)
+    return {"parallel_read_safe": True, "parallel_write_safe": True}
