@@ -27,10 +27,12 @@ def sources(profile: Profile, executed: Path, tables: Path, root: Path = ROOT) -
     """The files that Jupyter Book builds from, by their places: settings, prose, executed notebooks, downloads."""
     settings = yaml.safe_load((root / "_config.yml").read_text())
     settings.setdefault("html", {})["announcement"] = banner(profile)
+    if not settings["repository"]["url"]:
+        settings.pop("launch_buttons", None)  # there is nowhere that they could lead to
     files = {Path("_config.yml"): yaml.safe_dump(settings).encode(), Path("_toc.yml"): (root / "_toc.yml").read_bytes()}
     files |= {path.relative_to(root): path.read_bytes() for path in (root / "book").rglob("*") if path.is_file()}
     for path in sorted(executed.glob("[0-9]*.ipynb")):
-        notebook, linked = pages.with_downloads(nbformat.read(path, 4), tables)
+        notebook, linked = pages.page(nbformat.read(path, 4), tables)
         files |= linked | {Path("notebooks") / path.name: nbformat.writes(notebook).encode()}
     return files
 
@@ -70,5 +72,7 @@ def build(profile: Profile, executed: Path, tables: Path, out: Path, root: Path 
         ]
         raise BookError("\n".join(["Jupyter Book did not accept the pages:", *lines[:20], f"the whole log: {log}"]))
     shutil.copytree(work / "_build" / "html", out / "html", dirs_exist_ok=True)
+    for path in executed.glob("[0-9]*.ipynb"):  # what a page's button downloads is the notebook as it was run
+        shutil.copy(path, out / "html" / "_sources" / "notebooks")
     stamp.write_text(digest)
     return True

@@ -1,10 +1,10 @@
-"""An executed notebook as a page: under each figure and table, links to the drawing and to the data behind it.
+"""An executed notebook as a page: code in as few folds as can be, links to drawing and data under figures and tables.
 
 A cell names its data in its metadata: `"mae_helpers": {"data": ["table1_blur.csv"]}`, files of `results/<profile>/`.
 """
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from nbformat import NotebookNode
@@ -38,7 +38,21 @@ def drawing(cell: NotebookNode) -> str | None:
     return next((output.data[SVG] for output in cell.outputs if SVG in output.get("data", {})), None)
 
 
-def with_downloads(notebook: NotebookNode, tables: Path) -> tuple[NotebookNode, dict[Path, bytes]]:
+def _is_folded(cell: NotebookNode) -> bool:
+    return cell.cell_type == "code" and "hide-input" in cell.metadata.get("tags", [])
+
+
+def folded_together(cells: Iterable[NotebookNode]) -> list[NotebookNode]:
+    """The cells, where folded ones that show nothing stand in one fold with the next: parameters, imports, a figure."""
+    kept: list[NotebookNode] = []
+    for cell in cells:
+        if kept and _is_folded(cell) and _is_folded(kept[-1]) and not kept[-1].outputs:
+            cell = NotebookNode(cell | {"source": f"{kept.pop().source}\n\n{cell.source}"})
+        kept.append(cell)
+    return kept
+
+
+def page(notebook: NotebookNode, tables: Path) -> tuple[NotebookNode, dict[Path, bytes]]:
     """The notebook with a line of links behind each figure and table, and the files that these lead to, by their places.
 
     `tables` is the run's folder of CSV files. The places count from the staged book's root.
@@ -54,4 +68,4 @@ def with_downloads(notebook: NotebookNode, tables: Path) -> tuple[NotebookNode, 
             line = " · ".join(f"{{download}}`{file} <../{FOLDER}/{file}>`" for file in linked)
             cells.append(new_markdown_cell(f"{{.downloads}}\nDownload: {line}", id=f"{name}-downloads"))
         files |= {Path(FOLDER) / file: content for file, content in linked.items()}
-    return NotebookNode(notebook | {"cells": cells}), files
+    return NotebookNode(notebook | {"cells": folded_together(cells)}), files

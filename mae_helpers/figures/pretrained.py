@@ -90,7 +90,8 @@ def k_curves(table: pd.DataFrame, ax: Axes, title: str) -> Axes:
     medians = table.groupby(["k", "layer"], as_index=False)["theta1_deg"].median()
     sns.lineplot(medians, x="layer", y="theta1_deg", hue="k", palette="viridis", marker="o", ms=4, ax=ax, legend="full")
     ax.set(title=title, ylabel=r"median $\theta_1$ (degrees)")
-    ax.set_ylim(bottom=0)
+    ax.set_ylim(0, 1.25 * ax.get_ylim()[1])  # room for the legend
+    ax.legend(title="k", loc="upper left", ncols=medians["k"].nunique(), fontsize="small")
     return layer_axis(ax, int(table["layer"].max()))
 
 

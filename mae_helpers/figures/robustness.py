@@ -58,15 +58,20 @@ def published_curve(x: Sequence, y: Sequence[float], ax: Axes) -> Axes:
 
 
 def against(table: pd.DataFrame, x: str, y: str, label: str, ax: Axes) -> Axes:
-    """One measure against another, a point a level that carries its name, joined in the order of x."""
+    """One measure against another, a point a level, joined in the order of x; names stand where there is room."""
+    spans, named = np.ptp(table[[x, y]].to_numpy(float), axis=0), []
     for model, rows in table.groupby("model", sort=False):
         rows = rows.sort_values(x)
         marker = MARKERS.get(model, "o")
         ax.plot(rows[x], rows[y], marker=marker, ms=5, lw=0.8, color=MODEL_COLOURS[model], label=MODEL_NAMES[model])
         for row in rows.itertuples():
             place = (getattr(row, x), getattr(row, y))
-            text = str(getattr(row, label))
-            ax.annotate(text, place, (3, 4), textcoords="offset points", fontsize=7, color=MODEL_COLOURS[model])
+            away = [np.abs(np.subtract(place, other)) / np.where(spans, spans, 1) for other in named]
+            if any(width < 0.06 and height < 0.06 for width, height in away):
+                continue
+            named.append(place)
+            text, style = str(getattr(row, label)), {"textcoords": "offset points", "color": MODEL_COLOURS[model]}
+            ax.annotate(text, place, (3, 4), fontsize=8, **style)
     return ax
 
 

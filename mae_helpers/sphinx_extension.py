@@ -1,6 +1,7 @@
-"""A Sphinx extension: what a notebook shows under a name that begins with `tab-` is numbered and captioned as a table.
+"""A Sphinx extension: tables that notebooks show are numbered and captioned as tables, and references are a plain list.
 
-MyST-NB can only number figures: `mystnb: figure: {name: tab-blur, caption: ...}` in a cell's metadata makes its output one.
+MyST-NB can only number figures: `mystnb: figure: {name: tab-blur, caption: ...}` in a cell's metadata makes its output
+one. Here those whose name begins with `tab-` become tables, with numbers of their own.
 """
 
 from docutils import nodes
@@ -48,8 +49,17 @@ def depart(self: HTML5Translator, node: captioned_table) -> None:
     self.body.append("</figcaption>\n</figure>\n")
 
 
+def without_list_role(app: Sphinx, pagename: str, templatename: str, context: dict, doctree: object) -> None:
+    """Take the role `list` from the references: its entries have another role than that of a list's items."""
+    if "body" in context:
+        context["body"] = context["body"].replace(
+            '<div role="list" class="citation-list">', '<div class="citation-list">'
+        )
+
+
 def setup(app: Sphinx) -> dict[str, bool]:
     """What Sphinx calls."""
     app.add_enumerable_node(captioned_table, "table", caption_of, html=(visit, depart))
     app.add_transform(TablesAmongFigures)
+    app.connect("html-page-context", without_list_role)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
