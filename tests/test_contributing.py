@@ -129,7 +129,7 @@ def pages(monkeypatch):
     """Chapters run in this process, not in kernels of their own; the value of each one's last cell, by its file's name."""
     shown = {}
 
-    def execute(source, target, parameters, mark, environment):
+    def execute(source, target, parameters, mark, environment, tables):
         names = {}
         for cell in nbformat.read(source, 4).cells:
             if cell.cell_type == "code":
@@ -409,7 +409,7 @@ def test_every_file_and_folder_exists(page):
         rf"(?<![\w*<>./-])(\.?(?:/?[\w.<>-]+/)*(?:[\w-]+|\*)\.(?:{ENDINGS})|(?:/?[\w.<>-]+/)+)(?!\w)", said
     )
     named = {name for name in files if not name.startswith((*OF_THE_READER, *OF_A_RUN, "../", ".venv/", "/"))}
-    assert len(named) > 20
+    assert len(named) > 5
     ignored = (ROOT / ".gitignore").read_text()
     for name in named:
         assert any(list(place.glob(name.rstrip("/"))) for place in places), f"{page} names {name}"
