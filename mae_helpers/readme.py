@@ -12,7 +12,7 @@ from mae_helpers.profiles import ROOT
 from mae_helpers.results import write_whole
 
 BLOCK = re.compile(r"(<!-- scorecard -->\n).*?(<!-- end -->)", re.S)
-PICTURE = "book/_static/overview.svg"
+PICTURE = ".github/overview.svg"
 
 
 def scorecard_in_short(card: pd.DataFrame, named: str) -> str:
