@@ -40,7 +40,7 @@ def sources(profile: Profile, executed: Path, tables: Path, root: Path = ROOT) -
 def stage(files: dict[Path, bytes], source: Path) -> str:
     """Write files by their places in `source`, and remove all others; returns a digest of what is there now.
 
-    Unchanged files keep their times, so that the build redoes only what changed.
+    Unchanged files keep their times, so that none is parsed again in vain.
     """
     digest = hashlib.sha256()
     for name, content in sorted(files.items()):
@@ -64,14 +64,16 @@ def build(profile: Profile, executed: Path, tables: Path, out: Path, root: Path 
     work = out / "sphinx"
     program = "from jupyter_book.cli.main import main; main()"  # it has no __main__; its script may not be on PATH
     call = [sys.executable, "-c", program, "build", str(source), "--path-output", str(work)]
-    done = subprocess.run([*call, "-W", "-n", "--keep-going"], capture_output=True, text=True)
+    # --all: Sphinx alone would leave a page as it was where only the style, a script or the menu around it changed
+    done = subprocess.run([*call, "--all", "-W", "-n", "--keep-going"], capture_output=True, text=True)
     log.write_text(done.stdout + done.stderr)
     if done.returncode:
         lines = [
             line for line in log.read_text().splitlines() if "WARNING" in line or "ERROR" in line or "rror:" in line
         ]
         raise BookError("\n".join(["Jupyter Book did not accept the pages:", *lines[:20], f"the whole log: {log}"]))
-    shutil.copytree(work / "_build" / "html", out / "html", dirs_exist_ok=True)
+    shutil.rmtree(out / "html", ignore_errors=True)
+    shutil.copytree(work / "_build" / "html", out / "html")
     for path in executed.glob("[0-9]*.ipynb"):  # what a page's button downloads is the notebook as it was run
         shutil.copy(path, out / "html" / "_sources" / "notebooks")
     stamp.write_text(digest)
