@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 import platform
 import subprocess
 from dataclasses import asdict
@@ -14,6 +13,7 @@ import pandas as pd
 from mae_helpers import imagenet_c, images
 from mae_helpers.checkpoints import identity
 from mae_helpers.demo import WEIGHTS
+from mae_helpers.files import write_whole
 from mae_helpers.profiles import ROOT, Profile
 
 COLUMNS = {
@@ -45,17 +45,6 @@ PACKAGES += ("imagecorruptions-imaug", "openTSNE", "pandas", "matplotlib", "seab
 def folder(profile: Profile, results: str | Path | None = None) -> Path:
     """Where the profile's tables lie: `results`, by default the repository's own folder of that name, / its name."""
     return (Path(results) if results else ROOT / "results") / profile.name
-
-
-def write_whole(path: Path, content: str | bytes) -> None:
-    """Write a file under a temporary name and rename it, so that a half-written one is never found."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.part")
-    try:
-        temporary.write_bytes(content if isinstance(content, bytes) else content.encode())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def data_fingerprint(profile: Profile) -> str:
