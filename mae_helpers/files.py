@@ -84,6 +84,14 @@ def write_whole(path: Path, content: str | bytes) -> None:
             temporary.unlink(missing_ok=True)
 
 
+def remove(path: Path) -> None:
+    """Take a file away, if it is there; StorageError where it cannot be."""
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        raise storage_error(error, path) from error
+
+
 def claim(locks: Sequence[Path], wait: float = 0) -> ExitStack | None:
     """Take all these locks until the result is closed; None where another process keeps one for more than `wait` seconds.
 

@@ -9,7 +9,7 @@ from tempfile import TemporaryDirectory
 import nbformat
 import papermill
 
-from mae_helpers.files import storage_error, write_whole
+from mae_helpers.files import remove, storage_error, write_whole
 from mae_helpers.profiles import ROOT, Profile
 
 NOTEBOOKS, CODE = ROOT / "notebooks", ROOT / "mae_helpers"
@@ -151,7 +151,7 @@ def execute(source: Path, target: Path, parameters: dict[str, object], mark: dic
         notebook = parameters_hidden(nbformat.read(temporary, 4))
     notebook.metadata[MARK] = mark
     write_whole(target, nbformat.writes(notebook) + "\n")
-    failed.unlink(missing_ok=True)
+    remove(failed)
 
 
 def parameters_hidden(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:

@@ -13,7 +13,7 @@ import pandas as pd
 from mae_helpers import imagenet_c, images
 from mae_helpers.checkpoints import identity
 from mae_helpers.demo import WEIGHTS
-from mae_helpers.files import write_whole
+from mae_helpers.files import remove, write_whole
 from mae_helpers.profiles import ROOT, Profile
 
 COLUMNS = {
@@ -85,7 +85,7 @@ def save_table(table: pd.DataFrame, name: str, where: Path, made_from: dict[str,
     order = COLUMNS[name] + [column for column in table if column not in COLUMNS[name]]
     path = where / f"{name}.csv"
     origin_file = where / "origins" / f"{name}.json"
-    origin_file.unlink(missing_ok=True)  # whatever happens now, the new table is never taken for the old one's kin
+    remove(origin_file)  # whatever happens now, the new table is never taken for the old one's kin
     write_whole(path, table[order].to_csv(index=False, float_format="%.8g"))
     write_whole(origin_file, json.dumps(made_from) + "\n")
     return path
