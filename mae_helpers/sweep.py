@@ -22,7 +22,7 @@ from mae_helpers.subjects import PART, Subject
 from mae_helpers.workers import Workers, opened
 
 POLL = 0.2  # seconds between two looks at what another run computes
-Found = dict[str, Arrays | None]  # measures by model, None where they have to be computed
+Found = dict[str, Arrays]  # measures by model
 
 
 @dataclass(frozen=True)
@@ -41,23 +41,22 @@ class Task:
         """Each cell's file by model."""
         return {subject.name: cell_path(folder, subject, self.perturbation) for subject in self.subjects}
 
-    def read(self, folder: Path, measures: Sequence[str], warn: bool = False) -> Found:
-        """What is on disk."""
-        paths = self.paths(folder)
-        return {
-            subject.name: read_cell(paths[subject.name], cell_key(subject, self.perturbation), measures, warn)
-            for subject in self.subjects
-        }
+    def rest(self, folder: Path, measures: Sequence[str], found: Found, warn: bool = False) -> "Task | None":
+        """The task for those models alone that have nothing on disk; what the others have there goes into `found`."""
+        paths, missing = self.paths(folder), []
+        for one in self.subjects:
+            cell = read_cell(paths[one.name], cell_key(one, self.perturbation), measures, warn)
+            if cell is None:
+                missing.append(one)
+            else:
+                found[one.name] = cell
+        return replace(self, subjects=tuple(missing)) if missing else None
 
     def write(self, folder: Path, found: Mapping[str, Arrays]) -> None:
         """Keep what was computed."""
         paths = self.paths(folder)
         for subject in self.subjects:
             write_cell(paths[subject.name], cell_key(subject, self.perturbation), found[subject.name])
-
-    def without(self, found: Found) -> "Task":
-        """The task for those models alone that have nothing on disk."""
-        return replace(self, subjects=tuple(one for one in self.subjects if found[one.name] is None))
 
 
 class _Queue:
@@ -76,10 +75,9 @@ class _Queue:
                 self.left[number] = task
                 continue
             self.claims[number] = claim or ExitStack()
-            found = task.read(self.folder, self.measures)  # another run may have finished it meanwhile
-            self.results[number] |= {name: cell for name, cell in found.items() if cell is not None}
-            if None in found.values():
-                yield number, task.without(found)
+            rest = task.rest(self.folder, self.measures, self.results[number])  # another run may have finished it
+            if rest:
+                yield number, rest
             else:
                 self.claims.pop(number).close()
 
@@ -94,16 +92,21 @@ def gather(
     tasks: Sequence[Task], measures: Sequence[str], folder: Path, compute: Compute, workers: Workers | None = None
 ) -> list[Found]:
     """Measures of each task by model; what is not on disk is computed first, and written as soon as it is there."""
-    results = {number: task.read(folder, measures, warn=True) for number, task in enumerate(tasks)}
-    waiting = {n: tasks[n].without(found) for n, found in results.items() if None in found.values()}
-    guided = {n: task for n, task in waiting.items() if task.perturbation.guided}
+    results: dict[int, Found] = {number: {} for number in range(len(tasks))}
+
+    def unfinished(some: Mapping[int, Task], warn: bool = False) -> dict[int, Task]:
+        rest = {number: task.rest(folder, measures, results[number], warn) for number, task in some.items()}
+        return {number: task for number, task in rest.items() if task}
+
+    waiting = unfinished(dict(enumerate(tasks)), warn=True)
+    guided = {_seen(task): task for task in waiting.values() if task.perturbation.guided}
     if guided:
-        clean = {
-            tuple(one.digest for one in task.subjects): replace(task, perturbation=Clean()) for task in guided.values()
+        first = [replace(task, perturbation=Clean()) for task in guided.values()]
+        clean = dict(zip(guided, gather(first, ROLLOUTS, folder, compute, workers), strict=True))
+        waiting = {
+            number: replace(task, clean=clean[_seen(task)]) if task.perturbation.guided else task
+            for number, task in unfinished(waiting).items()
         }
-        found = dict(zip(clean, gather(list(clean.values()), ROLLOUTS, folder, compute, workers), strict=True))
-        for number, task in guided.items():
-            waiting[number] = replace(task, clean=found[tuple(one.digest for one in task.subjects)])
     since, force = time.monotonic(), False
     while waiting:
         queue = _Queue(waiting, folder, measures, results)
@@ -123,6 +126,11 @@ def gather(
             time.sleep(POLL)
         waiting = queue.left
     return [results[number] for number in range(len(tasks))]
+
+
+def _seen(task: Task) -> tuple[str, ...]:
+    """What a task's models are and see, whatever the perturbation."""
+    return tuple(subject.digest for subject in task.subjects)
 
 
 def _here(tasks: Iterator[tuple[int, Task]], compute: Compute) -> Iterator[tuple[int, Task, dict[str, Arrays]]]:

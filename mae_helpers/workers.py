@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from mae_helpers.sweep import Task
 
+CONNECT = 10  # seconds until a scheduler must have answered
 PATIENCE = 120  # seconds without any worker
 DEATHS = 3  # of workers, after which a local cell is given up; elsewhere the cluster's own `allowed-failures` counts
 _ONE = threading.Lock()  # a process computes one cell at a time, however many threads Dask gave it
@@ -108,7 +109,7 @@ class Workers:
         if isinstance(self.scheduler, str):
             place = {"address" if "://" in self.scheduler else "scheduler_file": self.scheduler}
             try:
-                return Client(**place, timeout=10, set_as_default=False)
+                return Client(**place, timeout=CONNECT, set_as_default=False)
             except (OSError, ValueError, TypeError) as error:
                 raise WorkerError(
                     f"scheduler {self.scheduler!r}: no Dask cluster answers there ({error}); start one with "
@@ -123,7 +124,10 @@ class Workers:
             for number, environment in enumerate(_environments(self.scheduler, self.local_device))
         }
         with dask.config.set({"distributed.scheduler.allowed-failures": DEATHS - 1}):
-            server = {"cls": Scheduler, "options": {"host": "127.0.0.1", "port": 0, "dashboard": False}}
+            server = {
+                "cls": Scheduler,
+                "options": {"host": "127.0.0.1", "port": 0, "dashboard": False, "dashboard_address": "127.0.0.1:0"},
+            }
             cluster = SpecCluster(specs, server, silence_logs="CRITICAL")
         return Client(cluster, set_as_default=False)
 
@@ -166,7 +170,7 @@ class Workers:
 
         Where one fails, those that run are awaited and handed out before the error is raised.
         """
-        yield from progress(self._run(tasks), f"groups of cells on workers of {self.scheduler}", total)
+        yield from progress(self._run(tasks), f"cells on {len(self.client.nthreads())} workers", total)
 
     def _run(self, tasks: Iterator[tuple[int, "Task"]]) -> Iterator[tuple[int, "Task", dict[str, Arrays]]]:
         from distributed import wait
