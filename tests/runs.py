@@ -1,45 +1,14 @@
-"""A whole small run as a function, for tests that start it in a process of its own; and perturbations that make trouble."""
+"""A whole small run as a function, for tests that start it in a process of its own."""
 
 import os
 import signal
 import sys
 import time
-from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
 
 import torch
 
 from mae_helpers import chapter, perturbations, robustness, sweep
-from mae_helpers.perturbations import Clean
-
-
-@dataclass(frozen=True)
-class Failing(Clean):
-    """Every image is refused."""
-
-    name: ClassVar[str] = "failing"
-
-    def change(self, images, clean):
-        def refuse(pixels, name):
-            raise ValueError(f"{name}: refused")
-
-        return refuse
-
-
-@dataclass(frozen=True)
-class Lethal(Clean):
-    """The process that computes it is killed, as for want of memory: once, or each time where `mark` is empty."""
-
-    mark: str = ""
-    name: ClassVar[str] = "lethal"
-
-    def change(self, images, clean):
-        if not self.mark or not Path(self.mark).exists():
-            if self.mark:
-                Path(self.mark).write_text("killed")
-            os.kill(os.getpid(), signal.SIGKILL)
-        return lambda pixels, name: pixels
 
 
 def levels():
@@ -48,7 +17,7 @@ def levels():
     return perturbations.blur_levels() | occluded
 
 
-def tables(profile: str, folder: str) -> None:
+def tables(profile: str | Path, folder: str | Path) -> None:
     """Sweep two models, and write the tables behind them to `folder`; `computed` in it gets a line a group of cells."""
     torch.set_num_threads(1)
     real = sweep.measured
@@ -61,7 +30,7 @@ def tables(profile: str, folder: str) -> None:
         return found
 
     sweep.measured = told
-    here = chapter.begin(profile, "cpu", results_folder=folder)
+    here = chapter.begin(str(profile), "cpu", results_folder=str(folder))
     sets = {name: here.images() for name in ("mae_finetuned", "vit_supervised")}
     predictions = here.sweep(sets, levels(), "prediction")
     here.save(
@@ -71,7 +40,7 @@ def tables(profile: str, folder: str) -> None:
     here.save(robustness.alignment_table(moved).assign(perturbation="all"), "table3_cosine")
 
 
-def killed_before_the_name(profile: str, folder: str, number: int) -> None:
+def killed_before_the_name(profile: str | Path, folder: str | Path, number: int) -> None:
     """The same run, killed when its cell of that number is written but has no name yet."""
     replace, written = Path.replace, []
 

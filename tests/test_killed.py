@@ -1,6 +1,5 @@
 """A run that is killed and started again loses nothing: no finished cell is computed twice, and the tables are the same."""
 
-import multiprocessing
 import random
 import signal
 import time
@@ -8,18 +7,11 @@ from pathlib import Path
 
 import pytest
 import runs
+from processes import start
 
 from mae_helpers import files
 
 CELLS = 60
-SERVER = multiprocessing.get_context("forkserver")  # imports once; each run is a fresh process of its own
-SERVER.set_forkserver_preload(["mae_helpers.chapter", "mae_helpers.robustness"])
-
-
-def start(target, *arguments):
-    process = SERVER.Process(target=target, args=tuple(map(str, arguments[:2])) + arguments[2:], daemon=True)
-    process.start()
-    return process
 
 
 def finished(process):
@@ -56,7 +48,7 @@ def undisturbed(profile, tmp_path_factory):
     process = start(runs.tables, profile, folder)
     runs.waits(folder)
     mark, *_ = folder.glob("began-*")
-    assert mark.read_text() == "", "Dask is imported where it is asked for, and nowhere else"
+    assert mark.read_text() == "", "Dask is asked where it is wanted, and nowhere else"
     finished(process)
     assert len(cells(folder)) == CELLS
     assert len(computed(folder)) == CELLS / 2

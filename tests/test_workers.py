@@ -1,15 +1,19 @@
 """Cells on workers: the same results as in this process, whatever happens to the workers; and what is refused."""
 
+import json
 import os
 import pickle
 import re
 import sys
 from dataclasses import replace
 
+import dask
+import distributed
 import numpy as np
 import pytest
-import runs
 import torch
+import trouble
+from processes import ensure_running
 from test_sweep import same
 
 from mae_helpers import chapter, files, notebooks, perturbations, run, subjects, sweep, workers
@@ -21,19 +25,13 @@ LEVELS = perturbations.blur_levels(["I", "X"]) | {50: perturbations.Occlusion(50
 
 @pytest.fixture(scope="module")
 def two():
-    """Two local workers, for all tests of this module."""
+    """Two local workers, for all tests of this module, forked so that they and their successors start at once."""
+    ensure_running()
     found = Workers(2)
-    yield found
+    with dask.config.set({"distributed.worker.multiprocessing-method": "forkserver"}):
+        assert found.client
+        yield found
     found.close()
-
-
-@pytest.fixture
-def as_workers(two):
-    """PyTorch with as many threads here as a worker has: then even the last bits are the same."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(next(iter(two.client.nthreads().values())))
-    yield
-    torch.set_num_threads(before)
 
 
 def demo(folder, workers_=None):
@@ -76,7 +74,7 @@ def test_a_worker_that_is_killed_in_the_middle_loses_nothing(two, expected, tmp_
     """By the first cell that it computes, and from outside while it computes another."""
     here = demo(tmp_path, two)
     before = pids(two)
-    lethal = {"lethal": runs.Lethal(str(tmp_path / "mark"))}
+    lethal = {"lethal": trouble.Lethal(str(tmp_path / "mark"))}
     sets = {"mae_finetuned": here.classifiers(3, 2)["mae_finetuned"]}
     found = here.sweep(sets, lethal | LEVELS, "embedding")["mae_finetuned"]
     assert (tmp_path / "mark").exists()
@@ -88,7 +86,7 @@ def test_a_worker_that_is_killed_in_the_middle_loses_nothing(two, expected, tmp_
 
 def test_by_address_and_by_scheduler_file(two, expected, tmp_path):
     file = tmp_path / "scheduler.json"
-    two.client.write_scheduler_file(str(file))
+    file.write_text(json.dumps({"address": two.client.scheduler.address}))
     for place in (two.client.scheduler.address, str(file)):
         with workers.opened(place) as there:
             assert there.device == "cpu"
@@ -115,7 +113,7 @@ def test_an_error_of_a_cell_comes_back_and_the_others_are_kept(two, tmp_path):
     here = demo(tmp_path, two)
     sets = {"mae_finetuned": here.images(per_class=1)}
     with pytest.raises(ValueError, match=r"fashion-mnist/\S+: refused"):
-        here.sweep(sets, {"X": LEVELS["X"], "failing": runs.Failing()}, "prediction")
+        here.sweep(sets, {"X": LEVELS["X"], "failing": trouble.Failing()}, "prediction")
     assert [path.name.split("-")[0] for path in tmp_path.rglob("*.npz")] == [LEVELS["X"].name]
     assert pids(two), "the workers are still there"
 
@@ -162,7 +160,7 @@ def test_a_cell_that_kills_every_worker_is_one_clear_error(two, tmp_path):
     """The last test with these workers: they have to be started again after it."""
     here = demo(tmp_path, two)
     with pytest.raises(WorkerError, match=r"lethal: the workers that computed it died .*out of memory.*are kept"):
-        here.sweep({"mae_finetuned": here.images(per_class=1)}, {"lethal": runs.Lethal()}, "prediction")
+        here.sweep({"mae_finetuned": here.images(per_class=1)}, {"lethal": trouble.Lethal()}, "prediction")
 
 
 # Without workers
@@ -183,9 +181,8 @@ def test_where_no_cluster_answers(monkeypatch):
 
 
 def test_a_cluster_without_workers(monkeypatch):
-    distributed = pytest.importorskip("distributed")
     monkeypatch.setattr(workers, "PATIENCE", 0.5)
-    cluster = distributed.LocalCluster(0, dashboard_address=None, processes=False)
+    cluster = distributed.LocalCluster(n_workers=0, dashboard_address=None, processes=False)
     with cluster, pytest.raises(WorkerError, match=r"no worker for 0\.5 s; start some"):
         Workers(cluster.scheduler_address)
 
