@@ -1,7 +1,7 @@
 """What every notebook begins with: the profile's images and models, a place for its tables, and one look."""
 
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
 
@@ -11,13 +11,15 @@ import torch
 from timm.models.vision_transformer import VisionTransformer
 
 from mae_helpers import checkpoints, figures, images, results
-from mae_helpers.compute import Compute, compile_blocks, computing_of
+from mae_helpers.compute import Compute, computing_of
 from mae_helpers.decoded import decoded
 from mae_helpers.encoder import Statistic, one_pass
 from mae_helpers.images import ImageSet
 from mae_helpers.perturbations import Perturbation
 from mae_helpers.profiles import Profile, load_profile
-from mae_helpers.sweep import Subject, sweep
+from mae_helpers.subjects import Subject, open_model, origin_of, seen_by, subject_of
+from mae_helpers.sweep import sweep
+from mae_helpers.workers import Workers
 
 
 @dataclass(frozen=True)
@@ -29,6 +31,7 @@ class Chapter:
     seed: int
     tables: Path
     compute: Compute = field(default_factory=Compute)
+    workers: Workers | None = None
     opened: dict[str, VisionTransformer] = field(default_factory=dict, repr=False)
 
     def _decoded(self, found: ImageSet) -> ImageSet:
@@ -60,13 +63,11 @@ class Chapter:
 
     def model(self, name: str) -> VisionTransformer:
         """A model of the profile by name, read once; `random` is mae_pretrained's architecture with random weights."""
-        if name not in self.opened:
-            if name == "random":
-                model = checkpoints.random_model(self.profile, "mae_pretrained", self.device, self.seed)
-            else:
-                model = checkpoints.load_model(self.profile, name, self.device)
-            self.opened[name] = compile_blocks(model) if self.compute.compile else model
-        return self.opened[name]
+        settings = checkpoints.settings_of(self.profile, "mae_pretrained" if name == "random" else name)
+        key = f"{name} {checkpoints.identity(settings)}"  # a file that was replaced meanwhile is read anew
+        if key not in self.opened:
+            self.opened[key] = open_model(self.profile, name, self.device, self.seed, self.compute.compile)
+        return self.opened[key]
 
     def classifiers(self, per_class: int | None, supervised_per_class: int | None) -> dict[str, ImageSet]:
         """The profile's classifiers and the images that each is tested on: the first so many of each class.
@@ -87,8 +88,7 @@ class Chapter:
 
     def seen_by(self, name: str, chosen: ImageSet) -> ImageSet:
         """`chosen` with the normalisation that the model `name` was trained with."""
-        model = self.profile.models["mae_pretrained" if name == "random" else name]
-        return chosen.normalised_as(*checkpoints.normalisation(model))
+        return seen_by(self.profile, name, chosen)
 
     def compare(
         self,
@@ -120,17 +120,19 @@ class Chapter:
         """One measure of each model's images under every level, by model and level: (images, ...) each.
 
         `measure` is prediction, embedding, heads, cls_rollout or patch_rollout. Cells lie in the results' folder
-        `cells`; those that another chapter computed are read there.
+        `cells`; those that another chapter computed are read there. The others are computed by the chapter's workers,
+        where it has some.
         """
-        subjects = []
-        for name, chosen in sets.items():
-            settings = checkpoints.settings_of(self.profile, "mae_pretrained" if name == "random" else name)
-            path = checkpoints.fetched(settings)
-            checkpoints.verify(path, settings.hash)
-            parts = (checkpoints.file_hash(path), settings.model, settings.arguments, chosen.state, self.device.type)
-            identity = f"{parts} {self.compute.identity}"
-            subjects.append(Subject(name, partial(self.model, name), self.seen_by(name, chosen), identity))
-        return sweep(subjects, levels, measure, self.tables / "cells", self.compute)
+        subjects = [self._subject(name, chosen) for name, chosen in sets.items()]
+        return sweep(subjects, levels, measure, self.tables / "cells", self.compute, self.workers)
+
+    def _subject(self, name: str, chosen: ImageSet) -> Subject:
+        device = self.workers.device if self.workers else self.device.type
+        found = subject_of(self.profile, name, chosen, partial(self.model, name), device, self.seed, self.compute)
+        if self.workers is None:
+            return found
+        pixels = self.tables / "pixels"
+        return replace(found, origin=origin_of(self.profile, name, chosen, device, self.seed, self.compute, pixels))
 
     @cached_property
     def origin(self) -> dict[str, str]:
@@ -169,14 +171,18 @@ def begin(
     seed: int = 0,
     results_folder: str | None = None,
     precision: str | None = None,
+    scheduler: int | str | None = None,
 ) -> Chapter:
     """Open a profile for a notebook, put the book's figure style on, and fix PyTorch's seed.
 
-    Trouble with the profile, the device or the precision is raised here, before anything is computed.
+    `scheduler` says where cells are computed: None in this process, a number on as many local workers, an address on
+    those of a Dask cluster. Trouble with any of these is raised here, before anything is computed.
     """
     loaded = load_profile(profile)
     compute, tables = computing_of(loaded.compute, precision), results.folder(loaded, results_folder)
-    chapter = Chapter(loaded, checkpoints.pick_device(device), seed, tables, compute)
+    chosen = checkpoints.pick_device(device)
+    workers = None if scheduler is None else Workers(scheduler, chosen.type)
+    chapter = Chapter(loaded, chosen, seed, tables, compute, workers)
     torch.manual_seed(seed)
     figures.use_style()
     return chapter

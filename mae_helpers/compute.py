@@ -54,6 +54,13 @@ def computing_of(settings: Computing, precision: str | None = None) -> Compute:
     return Compute(precision or settings.precision, settings.compile, settings.batch_size, workers)
 
 
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether a pass failed for want of memory, of a GPU or of the machine (PyTorch has no kind of its own for that)."""
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "DefaultCPUAllocator: can't allocate" in str(
+        error
+    )
+
+
 @contextmanager
 def number_format(precision: str, device: torch.device) -> Iterator[None]:
     """Run what is inside in this precision; PyTorch's global switches are put back afterwards.

@@ -5,15 +5,15 @@ import json
 import threading
 import warnings
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from io import BytesIO
 from pathlib import Path
 
 import numpy as np
-from filelock import FileLock
 
+from mae_helpers.files import WAIT, claim, write_whole
 from mae_helpers.images import ImageSet
-from mae_helpers.results import write_whole
 
 BLOCK = 64  # images of one file: 10 MB at 224 px
 
@@ -39,8 +39,9 @@ class Blocks:
     def _open(self, number: int) -> np.ndarray:
         path = self._path(number)
         if not path.exists():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with FileLock(path.with_suffix(".lock")):  # another chapter that decodes this block is waited for
+            with (
+                claim([path.with_suffix(".lock")], WAIT) or nullcontext()
+            ):  # another chapter that decodes it is waited for
                 if not path.exists():
                     self._decode(number)
         return self._read(number)

@@ -10,7 +10,7 @@ import torch
 from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor
 
-from mae_helpers.compute import Compute, number_format
+from mae_helpers.compute import Compute, is_out_of_memory, number_format
 from mae_helpers.images import ImageSet
 from mae_helpers.progress import progress
 
@@ -194,6 +194,8 @@ def one_pass(
                     for statistic in told.values():
                         statistic.add(state, rows)
             return {name: statistic.result() for name, statistic in told.items()}
-        except torch.OutOfMemoryError:
+        except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):
+                raise
             compute.halve(size)
             torch.cuda.empty_cache()

@@ -1,8 +1,10 @@
 """The published files of ImageNet-C: `corruption/severity/class/file`, or grouped, `noise/corruption/severity/...`."""
 
 import hashlib
+import os
 import re
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -31,6 +33,7 @@ class CorruptedFiles:
     folder: str
     state: str
     guided: ClassVar[bool] = False
+    in_processes: ClassVar[bool] = False
     measures: ClassVar[tuple[str, ...]] = ("prediction", "embedding")
 
     @property
@@ -65,11 +68,14 @@ def file_name(image_id: str) -> str:
 
 
 def _state(folder: Path, classes: list[str] | str) -> str:
-    """A digest of the class folders' times: a file that is added, replaced by renaming or removed changes them."""
+    """A digest of the files in the class folders: their names, sizes and times, so that one overwritten is noticed."""
     names = sorted(path.name for path in folder.iterdir()) if classes in ("all", []) else classes
-    places = [folder / name for name in names]
-    times = [(place.name, place.stat().st_mtime_ns if place.exists() else None) for place in places]
-    return hashlib.sha256(repr(times).encode()).hexdigest()[:16]
+    digest = hashlib.sha256(repr(list(names)).encode())
+    for name in names:
+        with os.scandir(folder / name) if (folder / name).is_dir() else nullcontext([]) as files:
+            found = sorted((file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files)
+        digest.update(repr(found).encode())
+    return digest.hexdigest()[:16]
 
 
 def _place(root: Path, corruption: str) -> Path | None:
@@ -133,5 +139,5 @@ def account(profile: Profile, levels: Mapping[tuple[str, int], Perturbation], ma
 
 
 def fingerprint(source: Images | None, classes: list[str] | str) -> str:
-    """A digest of the files that `file_levels` would read: by the times of their folders."""
+    """A digest of the files that `file_levels` would read: by their names, sizes and times."""
     return repr(file_levels(source, classes))

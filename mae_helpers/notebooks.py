@@ -4,16 +4,19 @@ import ast
 import hashlib
 import json
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import nbformat
 import papermill
 
 from mae_helpers import pages
+from mae_helpers.files import remove, storage_error, write_whole
 from mae_helpers.profiles import ROOT, Profile
 
 NOTEBOOKS, CODE = ROOT / "notebooks", ROOT / "mae_helpers"
 READS_TABLES = "reads-tables"  # tag of a cell that reads what other chapters wrote
 READS_RUN = "reads-run"  # tag of a cell that reads how the other chapters ran
+HOW = ("scheduler",)  # parameters that say where a chapter is computed: they change nothing in it
 MARK = pages.KEY  # key in an executed notebook's metadata: profile, fingerprint, seconds, tables
 
 
@@ -88,7 +91,8 @@ def fingerprint(
             ran = json.loads((tables / "run.json").read_text())["notebooks"]
             digest.update(json.dumps({name: entry for name, entry in ran.items() if name != path.stem}).encode())
         digest.update(json.dumps([cell.cell_type, cell.source, cell.metadata], sort_keys=True).encode())
-    digest.update(json.dumps(parameters, sort_keys=True).encode())
+    what = {name: value for name, value in parameters.items() if name not in HOW}
+    digest.update(json.dumps(what, sort_keys=True).encode())
     code = sorted(
         path for kind in ("*.py", "claims/*.yaml", "published/*.csv", "closer/*") for path in CODE.rglob(kind)
     )
@@ -138,30 +142,30 @@ def execute(
 ) -> None:
     """Run `source` with papermill into `target`; a failed copy goes to `failed/` beside it, and an older one stays.
 
-    The copy carries `mark`, and digests of the tables in the folder `tables` that its figures show. `environment` is set in the notebook's own process before its first cell, so that several can run at a time. Raises
-    NotebookError with the failing cell's error.
+    The copy carries `mark`, and digests of the files in the folder `tables` that its figures show. `environment` is set
+    in the notebook's own process before its first cell, so that several can run at a time. Raises NotebookError with the
+    failing cell's error, StorageError where the copy cannot be written.
     """
-    temporary, failed = target.with_suffix(".part.ipynb"), target.parent / "failed" / target.name
-    failed.parent.mkdir(parents=True, exist_ok=True)
+    failed = target.parent / "failed" / target.name
     options = {"kernel_name": "python3", "progress_bar": False, "cwd": str(source.parent), "start_timeout": 180}
     options["extra_arguments"] = [
         "--IPKernelApp.log_level=CRITICAL",  # its notes on transport and shutdown are no news to a reader
         f"--IPKernelApp.exec_lines=import os; os.environ.update({environment!r}); "
         "from mae_helpers import usage; usage.tell_at_exit(); del os, usage",
     ]
-    try:
-        papermill.execute_notebook(str(source), str(temporary), parameters=parameters, **options)
-    except papermill.PapermillExecutionError as error:
-        temporary.replace(failed)
-        raise NotebookError(f"{source.stem}: {error.ename}: {error.evalue}\n  read it in {failed}") from None
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    notebook = parameters_hidden(nbformat.read(temporary, 4))
+    with TemporaryDirectory() as folder:
+        temporary = Path(folder) / source.name
+        try:
+            papermill.execute_notebook(str(source), str(temporary), parameters=parameters, **options)
+        except papermill.PapermillExecutionError as error:
+            write_whole(failed, temporary.read_bytes())
+            raise NotebookError(f"{source.stem}: {error.ename}: {error.evalue}\n  read it in {failed}") from None
+        except OSError as error:
+            raise storage_error(error, temporary) from error
+        notebook = parameters_hidden(nbformat.read(temporary, 4))
     notebook.metadata[MARK] = mark | ({"tables": pages.digests(notebook, tables)} if tables else {})
-    nbformat.write(notebook, temporary)
-    temporary.replace(target)
-    failed.unlink(missing_ok=True)
+    write_whole(target, nbformat.writes(notebook) + "\n")
+    remove(failed)
 
 
 def parameters_hidden(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:

@@ -34,11 +34,12 @@ Change = Callable[[np.ndarray, str], np.ndarray]  # pixels (H, W, 3) in [0, 1] a
 class Perturbation(Protocol):
     """A change of images at one level. `guided` ones look at what the model makes of the clean images.
 
-    `measures` names what is worth recording of a pass over such images (see `sweep.py`). One that is slow, or cannot share
-    a process with another thread, may say `in_processes`.
+    `measures` names what is worth recording of a pass over such images (see `measures.py`). One that cannot share a
+    process with another thread is changed `in_processes` of its own.
     """
 
     guided: ClassVar[bool]
+    in_processes: ClassVar[bool]
 
     @property
     def name(self) -> str:
@@ -57,6 +58,7 @@ class Clean:
     """No change at all: the level `clean`, and 0 %."""
 
     guided: ClassVar[bool] = False
+    in_processes: ClassVar[bool] = False
     name: ClassVar[str] = "clean"
     measures: ClassVar[tuple[str, ...]] = ("prediction", "embedding", "heads", "cls_rollout", "patch_rollout")
 
@@ -70,6 +72,7 @@ class Unchanged:
     """Images as they are, for their accuracy alone: over all classes, and over those that the images are of."""
 
     guided: ClassVar[bool] = False
+    in_processes: ClassVar[bool] = False
     name: ClassVar[str] = "unchanged"
     measures: ClassVar[tuple[str, ...]] = ("prediction", "own_prediction")
 
@@ -85,6 +88,7 @@ class GaussianBlur:
     kernel_size: int
     sigma: float
     guided: ClassVar[bool] = False
+    in_processes: ClassVar[bool] = False
     measures: ClassVar[tuple[str, ...]] = ("prediction", "embedding", "heads")
 
     def __post_init__(self) -> None:
@@ -116,6 +120,7 @@ class Occlusion:
     fill: str = "mean_colour"
     seed: int = 0
     guided: ClassVar[bool] = True
+    in_processes: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         if not 0 <= self.percent <= 100:

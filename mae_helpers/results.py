@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 import platform
 import subprocess
 from dataclasses import asdict
@@ -14,6 +13,7 @@ import pandas as pd
 from mae_helpers import imagenet_c, images
 from mae_helpers.checkpoints import identity
 from mae_helpers.demo import WEIGHTS
+from mae_helpers.files import remove, write_whole
 from mae_helpers.profiles import ROOT, Profile
 
 COLUMNS = {
@@ -63,19 +63,15 @@ PACKAGES += ("imagecorruptions-imaug", "openTSNE", "pandas", "matplotlib", "seab
 
 
 def folder(profile: Profile, results: str | Path | None = None) -> Path:
-    """Where the profile's tables lie: `results`, by default the repository's own folder of that name, / its name."""
-    return (Path(results) if results else ROOT / "results") / profile.name
+    """Where the profile's tables lie: `results`, by default the repository's own folder of that name, / its name.
 
-
-def write_whole(path: Path, content: str | bytes) -> None:
-    """Write a file under a temporary name and rename it, so that a half-written one is never found."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.part")
-    try:
-        temporary.write_bytes(content if isinstance(content, bytes) else content.encode())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    ValueError for a name that would lead out of it.
+    """
+    if profile.name in ("", ".", "..") or set(str(profile.name)) & set("/\\\0"):
+        raise ValueError(
+            f"{profile.path}: name is {profile.name!r}; folders are called by it, so use a word without slashes"
+        )
+    return (Path(results) if results else ROOT / "results") / str(profile.name)
 
 
 def data_fingerprint(profile: Profile) -> str:
@@ -109,7 +105,7 @@ def save_table(table: pd.DataFrame, name: str, where: Path, made_from: dict[str,
     order = COLUMNS[name] + [column for column in table if column not in COLUMNS[name]]
     path = where / f"{name}.csv"
     origin_file = where / "origins" / f"{name}.json"
-    origin_file.unlink(missing_ok=True)  # whatever happens now, the new table is never taken for the old one's kin
+    remove(origin_file)  # whatever happens now, the new table is never taken for the old one's kin
     write_whole(path, table[order].to_csv(index=False, float_format="%.8g"))
     write_whole(origin_file, json.dumps(made_from) + "\n")
     return path

@@ -12,8 +12,9 @@ from pathlib import Path
 
 import yaml
 
-from mae_helpers import book, checkpoints, imagenet_c, images, notebooks, results
+from mae_helpers import book, checkpoints, imagenet_c, images, notebooks, results, workers
 from mae_helpers.display import Display
+from mae_helpers.files import StorageError
 from mae_helpers.profiles import ROOT, Profile, load_profile, reference
 from mae_helpers.progress import PROGRESS_FILE
 from mae_helpers.usage import USAGE_FILE
@@ -41,28 +42,46 @@ def check_inputs(profile: Profile, device: str) -> None:
 
 
 def parse_value(text: str) -> object:
-    """A parameter's value from the command line, read as YAML: `10`, `0.75`, `true`, `[1, 2]`, `text`."""
+    """A parameter's value from the command line, read as YAML: `10`, `0.75`, `true`, `[1, 2]`; else it is the text."""
     try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError:
+        value = yaml.safe_load(text)
+        json.dumps(value)
+        return value
+    except (yaml.YAMLError, TypeError, ValueError):  # YAML knows dates and sets, a notebook's parameter is none
         return text
 
 
-def default_jobs(device: str) -> int:
-    """How many chapters to run side by side: two on a CPU with two cores or more, one on a GPU."""
-    return 1 if checkpoints.pick_device(device).type == "cuda" else min(2, os.cpu_count() or 1)
+def default_jobs(device: str, scheduler: int | str | None = None) -> int:
+    """How many chapters to run side by side: two on a CPU with two cores or more; one on a GPU, or where workers are busy."""
+    busy = scheduler is not None or checkpoints.pick_device(device).type == "cuda"
+    return 1 if busy else min(2, os.cpu_count() or 1)
+
+
+def chosen_scheduler(text: str | None, given: dict[str, object]) -> int | str | None:
+    """The scheduler of `--scheduler` or of `-p scheduler`, checked; the path of a scheduler's file seen from anywhere."""
+    found = parse_value(text) if text is not None else given.get("scheduler")
+    workers.check(found)
+    return str(Path(found).resolve()) if isinstance(found, str) and "://" not in found else found
 
 
 class Run:
     """One run of chosen chapters: what each takes, which of them are current, and where all of it goes."""
 
     def __init__(
-        self, profile: Profile, names: list[str], given: dict[str, object], device: str, out: Path, tables: str | None
+        self,
+        profile: Profile,
+        names: list[str],
+        given: dict[str, object],
+        device: str,
+        out: Path,
+        tables: str | None,
+        scheduler: int | str | None = None,
     ):
         self.profile, self.device = profile, device
         self.paths = notebooks.find(names)
         folder = str(Path(tables).resolve()) if tables else None
         defaults = {"profile": reference(profile), "device": device, "results_folder": folder}
+        defaults |= {"scheduler": scheduler} if scheduler is not None else {}
         self.parameters = notebooks.choose_parameters(self.paths, given, profile.parameters | defaults)
         self.data, self.executed = results.data_fingerprint(profile), out / "executed" / profile.name
         self.tables, self.recording = results.folder(profile, tables), threading.Lock()
@@ -88,13 +107,13 @@ class Run:
                 with display.following(path.stem, file):
                     target = self.executed / path.name
                     notebooks.execute(path, target, self.parameters[path], mark, environment, self.tables)
-            except notebooks.NotebookError as error:
+                usage = json.loads(used.read_text()) if used.exists() else {}
+                parameters = notebooks.parameters_of(path) | self.parameters[path]
+                entry = {"seconds": round(time.monotonic() - began, 1), **usage, "parameters": parameters}
+                with self.recording:
+                    results.record_run(self.tables, path.stem, entry | {"fingerprint": mark["fingerprint"]}, **about)
+            except (notebooks.NotebookError, StorageError) as error:
                 return str(error)
-            usage = json.loads(used.read_text()) if used.exists() else {}
-        parameters = notebooks.parameters_of(path) | self.parameters[path]
-        entry = {"seconds": round(time.monotonic() - began, 1), **usage, "parameters": parameters}
-        with self.recording:
-            results.record_run(self.tables, path.stem, entry | {"fingerprint": mark["fingerprint"]}, **about)
         return None
 
     def all(self, jobs: int) -> bool:
@@ -128,8 +147,6 @@ class Run:
                 try:
                     failures += [future.result() for future in futures]
                 except KeyboardInterrupt:
-                    for part in self.executed.glob("*.part.ipynb"):
-                        part.unlink()
                     print("stopped: what was finished is kept", file=sys.stderr, flush=True)
                     os._exit(130)  # at once: threads would be waited for, and the notebooks' kernels end with us
         failures = [failure for failure in failures if failure]
@@ -160,7 +177,12 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--profile", default="demo", help="demo, paper, or a YAML file (default: demo)")
     parser.add_argument("-p", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"), help="set a parameter")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: auto)")
-    parser.add_argument("--jobs", type=int, help="chapters to run side by side (default: 2 on a CPU, 1 on a GPU)")
+    parser.add_argument(
+        "--jobs", type=int, help="chapters to run side by side (default: 2 on a CPU, 1 with a GPU or workers)"
+    )
+    parser.add_argument(
+        "--scheduler", help="a number of local workers, or the address of a Dask cluster (default: none)"
+    )
     parser.add_argument("--out", type=Path, default=ROOT / "_build", help="folder of executed notebooks and the site")
     parser.add_argument("--results", help="folder of the tables (default: results/)")
     parser.add_argument("--no-book", action="store_true", help="run the notebooks only")
@@ -169,10 +191,12 @@ def main(arguments: list[str] | None = None) -> int:
         profile = load_profile(options.profile)
         given = {name: parse_value(value) for name, value in options.p}
         out = options.out.resolve()
-        jobs = default_jobs(options.device) if options.jobs is None else options.jobs
+        scheduler = chosen_scheduler(options.scheduler, given)
+        given |= {"scheduler": scheduler} if "scheduler" in given else {}
+        jobs = default_jobs(options.device, scheduler) if options.jobs is None else options.jobs
         if jobs < 1:
             raise ValueError(f"--jobs {jobs}: use 1 or more")
-        if not Run(profile, options.notebooks, given, options.device, out, options.results).all(jobs):
+        if not Run(profile, options.notebooks, given, options.device, out, options.results, scheduler).all(jobs):
             if not options.no_book:
                 print("no book was built: a chapter failed", file=sys.stderr)
             return 1

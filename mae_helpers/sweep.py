@@ -1,180 +1,182 @@
-"""Cells of a run: what one model makes of one perturbation of the images, computed once and shared by all chapters.
+"""Many models under many perturbations: each cell is computed once, kept on disk, and shared by all chapters and runs.
 
-A cell is a file, written whole or not at all, under a key of everything that it depends on: checkpoint, images,
-perturbation, seed, code and library versions. Whichever chapter asks first computes it; the others read it.
+Whichever chapter asks first computes a cell, in this process or on workers; the others read it.
 """
 
-import hashlib
-import json
+import heapq
+import time
 import warnings
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, replace
-from functools import cache, partial
-from importlib.metadata import version
-from io import BytesIO
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
-from filelock import FileLock
-from timm.models.vision_transformer import VisionTransformer
 
-from mae_helpers.attention import Rollout
+from mae_helpers import files
+from mae_helpers.cells import cell_key, cell_path, lock_path, read_cell, write_cell
 from mae_helpers.compute import Compute
-from mae_helpers.encoder import PerImage, Statistic, classify, mean_patch, one_pass
-from mae_helpers.features import head_features
-from mae_helpers.images import ImageSet
+from mae_helpers.measures import ROLLOUTS, Arrays, measured
 from mae_helpers.perturbations import Clean, Perturbation
-from mae_helpers.results import write_whole
+from mae_helpers.subjects import PART, Subject
+from mae_helpers.workers import Workers, opened
 
-CODE = (
-    *("attention", "checkpoints", "compute", "corruptions", "decoded", "encoder", "features", "imagenet_c", "images"),
-    *("layouts", "perturbations", "sweep"),
-)
-PACKAGES = ("torch", "timm", "numpy", "pillow", "scikit-image", "opencv-python-headless", "imagecorruptions-imaug")
-CHUNK = 256  # images whose perturbed pixels are held in memory, to be shared by the models
-MEASURES: dict[str, Callable[[VisionTransformer, ImageSet], Statistic]] = {
-    "prediction": lambda model, images: PerImage(partial(classify, model), only=len(model.blocks)),
-    "own_prediction": lambda model, images: PerImage(  # among the classes that these images are of
-        partial(classify, model, among=sorted(set(images.labels.tolist()))), only=len(model.blocks)
-    ),
-    "embedding": lambda model, images: PerImage(mean_patch, only=len(model.blocks)),  # before `fc_norm` (Table III)
-    "heads": lambda model, images: PerImage(head_features),
-    "cls_rollout": lambda model, images: Rollout("cls", len(model.blocks)),
-    "patch_rollout": lambda model, images: Rollout("patches", len(model.blocks)),
-}
+POLL = 0.2  # seconds between two looks at what another run computes
+Found = dict[str, Arrays]  # measures by model
 
 
 @dataclass(frozen=True)
-class Subject:
-    """A model in a sweep: how to open it, the images as it sees them, and a digest of its weights, settings and images."""
+class Task:
+    """Cells that are computed together: models that see the same images, under one perturbation.
 
-    name: str
-    open: Callable[[], VisionTransformer]
-    images: ImageSet
-    identity: str
+    `clean` has by model the clean images' rollouts, where the perturbation is guided.
+    """
 
+    subjects: tuple[Subject, ...]
+    perturbation: Perturbation
+    label: str
+    clean: Mapping[str, Arrays] = field(default_factory=dict, repr=False)
 
-@cache
-def code_version() -> str:
-    """A digest of the modules that decide what a cell holds, and of the versions of the libraries under them."""
-    digest = hashlib.sha256(" ".join(version(name) for name in PACKAGES).encode())
-    for name in CODE:
-        digest.update((Path(__file__).parent / f"{name}.py").read_bytes())
-    return digest.hexdigest()
+    def paths(self, folder: Path) -> dict[str, Path]:
+        """Each cell's file by model."""
+        return {subject.name: cell_path(folder, subject, self.perturbation) for subject in self.subjects}
 
+    def rest(self, folder: Path, measures: Sequence[str], found: Found, warn: bool = False) -> "Task | None":
+        """The task for those models alone that have nothing on disk; what the others have there goes into `found`."""
+        paths, missing = self.paths(folder), []
+        for one in self.subjects:
+            cell = read_cell(paths[one.name], cell_key(one, self.perturbation), measures, warn)
+            if cell is None:
+                missing.append(one)
+            else:
+                found[one.name] = cell
+        return replace(self, subjects=tuple(missing)) if missing else None
 
-def cell_key(subject: Subject, perturbation: Perturbation) -> str:
-    """The digest of everything that a cell depends on."""
-    kind = type(perturbation).__name__
-    parts = [subject.identity, subject.images.ids, asdict(subject.images.input), kind, asdict(perturbation)]
-    return hashlib.sha256(json.dumps([*parts, code_version()], default=str).encode()).hexdigest()
-
-
-def cell_path(folder: Path, subject: Subject, perturbation: Perturbation) -> Path:
-    """Where a cell lies: `<folder>/<model>/<perturbation>-<key>.npz`."""
-    return folder / subject.name / f"{perturbation.name}-{cell_key(subject, perturbation)[:16]}.npz"
-
-
-def read_cell(path: Path, key: str, measures: Sequence[str], warn: bool = True) -> dict[str, np.ndarray] | None:
-    """Measures from a cell's file; None where there is none, or, with a warning that names it, where it is damaged."""
-    if not path.exists():
-        return None
-    try:
-        with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
-            if str(file["key"]) != key:
-                raise ValueError("it belongs to another cell")
-            return {name: file[name] for name in measures}
-    except Exception as error:  # numpy and zipfile answer damage with a dozen kinds
-        if warn:
-            warnings.warn(f"{path}: not a whole cell ({error}); it is computed again", stacklevel=2)
-        return None
+    def write(self, folder: Path, found: Mapping[str, Arrays]) -> None:
+        """Keep what was computed."""
+        paths = self.paths(folder)
+        for subject in self.subjects:
+            write_cell(paths[subject.name], cell_key(subject, self.perturbation), found[subject.name])
 
 
-def write_cell(path: Path, key: str, measures: Mapping[str, np.ndarray]) -> None:
-    """Write a cell's file, whole or not at all."""
-    buffer = BytesIO()
-    np.savez(buffer, key=np.array(key), **measures)
-    write_whole(path, buffer.getvalue())
+class _Queue:
+    """Tasks that are claimed one by one: what another run is computing is left to it, and looked at again later."""
+
+    def __init__(self, tasks: Mapping[int, Task], folder: Path, measures: Sequence[str], results: dict[int, Found]):
+        self.tasks, self.folder, self.measures, self.results = tasks, folder, measures, results
+        self.claims: dict[int, ExitStack] = {}
+        self.left: dict[int, Task] = {}
+
+    def claimed(self, force: bool) -> Iterator[tuple[int, Task]]:
+        """Each task that is still to be done and that nobody else is doing, or every one where that is forced."""
+        for number, task in self.tasks.items():
+            claim = files.claim([lock_path(path) for path in task.paths(self.folder).values()])
+            if claim is None and not force:
+                self.left[number] = task
+                continue
+            self.claims[number] = claim or ExitStack()
+            rest = task.rest(self.folder, self.measures, self.results[number])  # another run may have finished it
+            if rest:
+                yield number, rest
+            else:
+                self.claims.pop(number).close()
+
+    def finish(self, number: int, task: Task, found: Mapping[str, Arrays]) -> None:
+        """Keep a task's cells, and give its claim back."""
+        task.write(self.folder, found)
+        self.results[number] |= {name: {key: cell[key] for key in self.measures} for name, cell in found.items()}
+        self.claims.pop(number).close()
 
 
-def _check(subject: Subject, model: VisionTransformer) -> None:
-    if model.num_classes == 0:
-        raise ValueError(f"{subject.name} has no classifier; a sweep needs one, such as mae_finetuned")
-    if subject.images.labels.min() < 0:
-        raise ValueError("accuracy needs labels, and some of these images have none; use a folder a class")
-    if subject.images.labels.max() >= model.num_classes:
-        raise ValueError(
-            f"{subject.name}: an image has the label {subject.images.labels.max()}, but the model knows "
-            f"{model.num_classes} classes; use WordNet ids as folder names, or another model"
-        )
+def gather(
+    tasks: Sequence[Task], measures: Sequence[str], folder: Path, compute: Compute, workers: Workers | None = None
+) -> list[Found]:
+    """Measures of each task by model; what is not on disk is computed first, and written as soon as it is there."""
+    results: dict[int, Found] = {number: {} for number in range(len(tasks))}
+
+    def unfinished(some: Mapping[int, Task], warn: bool = False) -> dict[int, Task]:
+        rest = {number: task.rest(folder, measures, results[number], warn) for number, task in some.items()}
+        return {number: task for number, task in rest.items() if task}
+
+    waiting = unfinished(dict(enumerate(tasks)), warn=True)
+    guided = {_seen(task): task for task in waiting.values() if task.perturbation.guided}
+    if guided:
+        first = [replace(task, perturbation=Clean()) for task in guided.values()]
+        clean = dict(zip(guided, gather(first, ROLLOUTS, folder, compute, workers), strict=True))
+        waiting = {
+            number: replace(task, clean=clean[_seen(task)]) if task.perturbation.guided else task
+            for number, task in unfinished(waiting).items()
+        }
+    since, force = time.monotonic(), False
+    while waiting:
+        queue = _Queue(waiting, folder, measures, results)
+        claimed = queue.claimed(force)
+        try:
+            for number, task, cells in workers.run(claimed, len(waiting)) if workers else _here(claimed, compute):
+                queue.finish(number, task, cells)
+        finally:
+            for claim in queue.claims.values():
+                claim.close()
+        if len(queue.left) < len(waiting):
+            since = time.monotonic()
+        elif time.monotonic() - since > files.WAIT:
+            warnings.warn(f"{folder}: another run holds {len(waiting)} cells for too long; computed here", stacklevel=2)
+            force = True
+        else:
+            time.sleep(POLL)
+        waiting = queue.left
+    return [results[number] for number in range(len(tasks))]
 
 
-def _compute(
-    subjects: Sequence[Subject], perturbation: Perturbation, folder: Path, label: str, compute: Compute
-) -> dict[str, dict]:
-    """Compute and write one perturbation's cells of several models, perturbing each image once where that can be."""
-    clean: dict[str, dict] = {subject.name: {} for subject in subjects}
-    if perturbation.guided:
-        clean = cells(subjects, Clean(), ("cls_rollout", "patch_rollout"), folder, label, compute)
-    models = {subject.name: subject.open() for subject in subjects}
-    changes = {subject.name: perturbation.change(subject.images, clean[subject.name]) for subject in subjects}
-    parts: dict[str, list[dict]] = {subject.name: [] for subject in subjects}
+def _seen(task: Task) -> tuple[str, ...]:
+    """What a task's models are and see, whatever the perturbation."""
+    return tuple(subject.digest for subject in task.subjects)
+
+
+def _here(tasks: Iterator[tuple[int, Task]], compute: Compute) -> Iterator[tuple[int, Task, dict[str, Arrays]]]:
+    for number, task in tasks:
+        yield number, task, measured(task.subjects, task.perturbation, task.clean, compute, task.label)
+
+
+def groups(subjects: Sequence[Subject]) -> list[tuple[Subject, ...]]:
+    """Subjects that see the same images, and so share the work on the pixels; a part of these images at a time."""
+    found: dict[tuple, list[list[Subject]]] = {}
     for subject in subjects:
-        _check(subject, models[subject.name])
-    for start in range(0, len(subjects[0].images), CHUNK):
-        rows, stored = range(start, min(start + CHUNK, len(subjects[0].images))), None
-        for subject in subjects:
-            chosen = subject.images.take(rows).changed(changes[subject.name])
-            if not perturbation.guided:
-                in_processes = getattr(perturbation, "in_processes", False) and compute.workers > 1
-                stored = stored or chosen.held(compute.workers, in_processes).stored
-                chosen = replace(chosen, stored=stored)
-            model = models[subject.name]
-            statistics = {name: MEASURES[name](model, subject.images) for name in perturbation.measures}
-            parts[subject.name].append(one_pass(model, chosen, statistics, label=label, compute=compute))
-    computed = {}
-    for subject in subjects:
-        found = parts[subject.name]
-        whole = {name: np.concatenate([part[name] for part in found]) for name in perturbation.measures}
-        write_cell(cell_path(folder, subject, perturbation), cell_key(subject, perturbation), whole)
-        computed[subject.name] = whole
-    return computed
-
-
-def _on_disk(
-    subjects: Sequence[Subject], perturbation: Perturbation, measures: Sequence[str], folder: Path, warn: bool = True
-) -> dict[str, dict[str, np.ndarray] | None]:
-    places = {s.name: (cell_path(folder, s, perturbation), cell_key(s, perturbation)) for s in subjects}
-    return {name: read_cell(*place, measures, warn) for name, place in places.items()}
+        found.setdefault(tuple(subject.images.ids), []).append(subject.parts())
+    return [group for together in found.values() for group in zip(*together, strict=True)]
 
 
 def cells(
     subjects: Sequence[Subject],
-    perturbation: Perturbation,
+    levels: Mapping[Hashable, Perturbation],
     measures: Sequence[str],
     folder: Path,
-    label: str = "",
     compute: Compute | None = None,
-) -> dict[str, dict[str, np.ndarray]]:
-    """Measures of one perturbation by model, (images, ...) each; what is not on disk is computed first."""
-    unknown = [name for name in measures if name not in perturbation.measures]
-    if unknown:
-        raise ValueError(f"{perturbation.name}: {unknown} are not recorded; there are {perturbation.measures}")
-    found = _on_disk(subjects, perturbation, measures, folder)
-    missing = [subject for subject in subjects if found[subject.name] is None]
-    if missing:
-        with ExitStack() as held:  # another run of the same cells is waited for, and then read
-            for path in sorted(cell_path(folder, subject, perturbation) for subject in missing):
-                lock = folder / ".locks" / f"{path.parent.name}-{path.stem}"
-                lock.parent.mkdir(parents=True, exist_ok=True)
-                held.enter_context(FileLock(lock))
-            found |= _on_disk(missing, perturbation, measures, folder, warn=False)
-            missing = [subject for subject in missing if found[subject.name] is None]
-            if missing:
-                computed = _compute(missing, perturbation, folder, label or perturbation.name, compute or Compute())
-                found |= {name: {measure: cell[measure] for measure in measures} for name, cell in computed.items()}
-    return found
+    scheduler: Workers | int | str | None = None,
+) -> dict[str, dict[Hashable, dict[str, np.ndarray]]]:
+    """Several measures of every model and level: {model: {level: {measure: array (images, ...)}}}."""
+    for perturbation in levels.values():
+        unknown = [name for name in measures if name not in perturbation.measures]
+        if unknown:
+            raise ValueError(f"{perturbation.name}: {unknown} are not recorded; there are {perturbation.measures}")
+    tasks, owners = [], []
+    for number, (level, perturbation) in enumerate(levels.items(), 1):
+        for group in groups(subjects):
+            tasks.append(Task(group, perturbation, f"{perturbation.name} ({number} of {len(levels)})"))
+            owners.append(level)
+    with opened(scheduler) as workers:
+        results = gather(tasks, measures, folder, compute or Compute(), workers)
+    found: dict[str, dict] = {subject.name: {level: [] for level in levels} for subject in subjects}
+    for level, result in zip(owners, results, strict=True):
+        for name, cell in result.items():
+            found[name][level].append(cell)
+    return {
+        name: {
+            level: {key: np.concatenate([part[key] for part in parts]) for key in measures}
+            for level, parts in by_level.items()
+        }
+        for name, by_level in found.items()
+    }
 
 
 def sweep(
@@ -183,15 +185,26 @@ def sweep(
     measure: str,
     folder: Path,
     compute: Compute | None = None,
+    scheduler: Workers | int | str | None = None,
 ) -> dict[str, dict[Hashable, np.ndarray]]:
-    """One measure of every model and level: {model: {level: array (images, ...)}}."""
-    found: dict[str, dict] = {subject.name: {} for subject in subjects}
-    groups: dict[tuple, list[Subject]] = {}  # models with the same images share the work on the pixels
-    for subject in subjects:
-        groups.setdefault(tuple(subject.images.ids), []).append(subject)
-    for number, (level, perturbation) in enumerate(levels.items(), 1):
-        label = f"{perturbation.name} ({number} of {len(levels)})"
-        for group in groups.values():
-            for name, cell in cells(group, perturbation, (measure,), folder, label, compute).items():
-                found[name][level] = cell[measure]
-    return found
+    """One measure of every model and level: {model: {level: array (images, ...)}}.
+
+    `scheduler` is None for this process, a number of local workers, or the address of a Dask cluster.
+    """
+    found = cells(subjects, levels, (measure,), folder, compute, scheduler)
+    return {name: {level: cell[measure] for level, cell in by_level.items()} for name, by_level in found.items()}
+
+
+def seconds_on(gpus: int, cells: int, images: int, rate: float) -> float:
+    """How long `cells` of so many `images` each take on that many GPUs, at `rate` images a second on each of them.
+
+    The cells are cut into parts of PART images, and a GPU takes the next part as soon as it is free, as a sweep does;
+    reading and sending are part of the rate, or not counted.
+    """
+    if min(gpus, cells, images) < 1 or not rate > 0:
+        raise ValueError(f"{gpus} GPUs, {cells} cells of {images} images, {rate} images/s: all must be above 0")
+    sizes = [PART] * (images // PART) + [images % PART] * (images % PART > 0)
+    free = [0] * gpus  # images that each has been given
+    for size in sizes * cells:
+        heapq.heapreplace(free, free[0] + size)
+    return max(free) / rate

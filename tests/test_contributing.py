@@ -25,8 +25,9 @@ import yaml
 from conftest import make_vit
 from safetensors.torch import save_file
 
-from mae_helpers import attention, chapter, checkpoints, claims, notebooks, perturbations, results, run
+from mae_helpers import attention, cells, chapter, checkpoints, claims, notebooks, perturbations, results, run
 from mae_helpers.claims.finding import Finding
+from mae_helpers.dependencies import dependencies
 from mae_helpers.encoder import walk
 from mae_helpers.profiles import ROOT, load_profile
 
@@ -210,7 +211,7 @@ def test_the_perturbation_meets_the_protocol(posterise):
     one = posterise.Posterise(3)
     protocol = perturbations.Perturbation
     members = {name for name in [*vars(protocol), *protocol.__annotations__] if not name.startswith("_")}
-    assert members == {"guided", "name", "measures", "change"}
+    assert members == {"guided", "in_processes", "name", "measures", "change"}
     assert all(hasattr(one, name) for name in members)
     with pytest.raises(FrozenInstanceError):
         one.bits = 4
@@ -218,16 +219,16 @@ def test_the_perturbation_meets_the_protocol(posterise):
         posterise.Posterise(9)
 
 
-def test_the_module_of_the_perturbation_is_among_those_that_decide_what_is_current(house, posterise, monkeypatch):
-    copy = imported("sweep_of_the_copy", house / "mae_helpers" / "sweep.py", monkeypatch)
-    assert copy.CODE[-1] == "posterise"
-    before = copy.code_version()
-    copy.code_version.cache_clear()
-    assert copy.code_version() == before
+def test_an_edit_of_the_perturbations_module_is_noticed_and_one_of_a_figure_is_not(house, posterise):
+    dependencies.cache_clear()
+    before = cells.code_behind(posterise.Posterise(3))
+    assert {"mae_helpers.posterise", "mae_helpers.measures", "mae_helpers.attention"} <= set(before.code)
+    assert not [name for name in before.code if "figures" in name]
     with (house / "mae_helpers" / "posterise.py").open("a") as file:
         file.write("# edited\n")
-    copy.code_version.cache_clear()
-    assert copy.code_version() != before
+    dependencies.cache_clear()
+    after = cells.code_behind(posterise.Posterise(3))
+    assert before.difference(after) == "another mae_helpers.posterise"
 
 
 def test_the_sweep_gives_a_row_a_model_and_level(posterise, tiny_demo):

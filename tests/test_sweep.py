@@ -1,10 +1,10 @@
 """Cells: equal to a direct forward pass, computed once in any order, and computed again where a file is damaged."""
 
+import errno
 import re
 import shutil
 import warnings
-from dataclasses import replace
-from importlib.metadata import version
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -14,18 +14,21 @@ from conftest import make_vit
 from PIL import Image
 from safetensors.torch import save_file
 
-from mae_helpers import perturbations, sweep
+from mae_helpers import cells as module
+from mae_helpers import files, measures, perturbations, robustness, subjects, sweep
 from mae_helpers.chapter import Chapter
 from mae_helpers.checkpoints import CheckpointError, load_model
+from mae_helpers.compute import Compute
 from mae_helpers.corruptions import Corruption
 from mae_helpers.images import open_images
-from mae_helpers.perturbations import Clean, GaussianBlur, Occlusion, blur_levels, occlusion_levels
+from mae_helpers.perturbations import Clean, GaussianBlur, Occlusion, Unchanged, blur_levels, occlusion_levels
 from mae_helpers.profiles import load_profile
 from mae_helpers.robustness import cosine
+from mae_helpers.subjects import Subject
 
 BLUR = GaussianBlur(5, 1.0)
 MEASURES = ("prediction", "embedding", "heads")
-ROLLOUTS = ("cls_rollout", "patch_rollout")
+ROLLOUTS = measures.ROLLOUTS
 
 
 def subject(name, seed, images, **arguments):
@@ -84,8 +87,14 @@ def same(first, second):
     )
 
 
+def cells(subjects, perturbation, measures, folder):
+    """Several measures of one perturbation: {model: {measure: array}}."""
+    found = sweep.cells(subjects, {"level": perturbation}, measures, folder)
+    return {name: levels["level"] for name, levels in found.items()}
+
+
 def forbid_computing(monkeypatch):
-    monkeypatch.setattr(sweep, "one_pass", lambda *_, **__: pytest.fail("a cell was computed again"))
+    monkeypatch.setattr(measures, "one_pass", lambda *_, **__: pytest.fail("a cell was computed again"))
 
 
 @pytest.mark.parametrize("measure", MEASURES + ROLLOUTS)
@@ -134,7 +143,7 @@ def test_no_occlusion_is_the_clean_cell(mae, tmp_path):
     levels = occlusion_levels("cls_rollout", [0, 50])
     found = sweep.sweep([mae], levels, "embedding", tmp_path)["mae"]
     assert list(found) == [0, 50]
-    assert np.array_equal(found[0], sweep.cells([mae], Clean(), ["embedding"], tmp_path)["mae"]["embedding"])
+    assert np.array_equal(found[0], cells([mae], Clean(), ["embedding"], tmp_path)["mae"]["embedding"])
     assert not np.allclose(found[0], found[50])
 
 
@@ -165,15 +174,15 @@ def test_reading_again_gives_the_same_bits_and_computes_nothing(pair, tmp_path, 
 
 
 def test_a_further_model_is_computed_without_the_first(pair, tmp_path, monkeypatch):
-    sweep.cells(pair[:1], BLUR, MEASURES, tmp_path)
+    cells(pair[:1], BLUR, MEASURES, tmp_path)
     first = replace(pair[0], open=lambda: pytest.fail("a model was opened for nothing"))
-    assert set(sweep.cells([first, pair[1]], BLUR, MEASURES, tmp_path)) == {"mae", "sup"}
+    assert set(cells([first, pair[1]], BLUR, MEASURES, tmp_path)) == {"mae", "sup"}
 
 
 def test_chunks_change_nothing(pair, tmp_path, monkeypatch):
     levels = blur_levels(["I"]) | {"half": Occlusion(50)}
     whole = {measure: sweep.sweep(pair, levels, measure, tmp_path / "whole") for measure in MEASURES}
-    monkeypatch.setattr(sweep, "CHUNK", 5)
+    monkeypatch.setattr(measures, "CHUNK", 5)
     parts = {measure: sweep.sweep(pair, levels, measure, tmp_path / "parts") for measure in MEASURES}
     for measure in MEASURES:
         for one in pair:
@@ -191,8 +200,8 @@ def test_models_share_the_perturbed_pixels(pair, tmp_path, monkeypatch, chunk):
         return pixels
 
     monkeypatch.setattr(perturbations, "blur", counting)
-    monkeypatch.setattr(sweep, "CHUNK", chunk)
-    sweep.cells(pair, BLUR, ["prediction"], tmp_path)
+    monkeypatch.setattr(measures, "CHUNK", chunk)
+    cells(pair, BLUR, ["prediction"], tmp_path)
     assert len(calls) == len(pair[0].images)
 
 
@@ -229,24 +238,24 @@ def without_a_measure(path, _):
 
 @pytest.mark.parametrize("damage", [shortened, halved, emptied, foreign, random_bytes, one_byte_off, without_a_measure])
 def test_a_damaged_cell_is_named_and_computed_again(pair, tmp_path, monkeypatch, damage):
-    before = sweep.cells(pair, BLUR, MEASURES, tmp_path)
+    before = cells(pair, BLUR, MEASURES, tmp_path)
     broken, whole = (sweep.cell_path(tmp_path, one, BLUR) for one in pair)
     damage(broken, whole)
     with pytest.warns(UserWarning, match=f"{re.escape(str(broken))}: not a whole cell") as caught:
-        after = sweep.cells(pair, BLUR, MEASURES, tmp_path)
+        after = cells(pair, BLUR, MEASURES, tmp_path)
     assert [warning.category for warning in caught].count(UserWarning) == 1
     assert same(before, after)
     forbid_computing(monkeypatch)
     with warnings.catch_warnings(action="error"):
-        assert same(before, sweep.cells(pair, BLUR, MEASURES, tmp_path))
+        assert same(before, cells(pair, BLUR, MEASURES, tmp_path))
 
 
 def test_a_cell_of_another_perturbation_is_refused(mae, tmp_path):
-    before = sweep.cells([mae], BLUR, MEASURES, tmp_path)
-    sweep.cells([mae], Clean(), MEASURES, tmp_path)
+    before = cells([mae], BLUR, MEASURES, tmp_path)
+    cells([mae], Clean(), MEASURES, tmp_path)
     foreign(sweep.cell_path(tmp_path, mae, BLUR), sweep.cell_path(tmp_path, mae, Clean()))
     with pytest.warns(UserWarning, match="belongs to another cell"):
-        assert same(before, sweep.cells([mae], BLUR, MEASURES, tmp_path))
+        assert same(before, cells([mae], BLUR, MEASURES, tmp_path))
 
 
 class Trap:
@@ -260,12 +269,12 @@ class Trap:
 
 
 def test_a_pickled_array_is_refused_and_not_executed(mae, tmp_path):
-    before = sweep.cells([mae], BLUR, MEASURES, tmp_path)
+    before = cells([mae], BLUR, MEASURES, tmp_path)
     path, sprung = sweep.cell_path(tmp_path, mae, BLUR), tmp_path / "sprung"
     trap = np.array([Trap(sprung)], dtype=object)
     np.savez(path, key=np.array(sweep.cell_key(mae, BLUR)), **before["mae"] | {"heads": trap})
     with pytest.warns(UserWarning, match=re.escape(str(path))):
-        after = sweep.cells([mae], BLUR, MEASURES, tmp_path)
+        after = cells([mae], BLUR, MEASURES, tmp_path)
     assert not sprung.exists()
     assert same(before, after)
 
@@ -277,21 +286,17 @@ def test_nothing_but_cells_is_left_behind(pair, tmp_path):
     assert {path.suffix for path in files} == {".npz"}
 
 
-@pytest.mark.parametrize("step", ["replace", "write_bytes"])
+@pytest.mark.parametrize("step", ["replace", "fsync"])
 def test_a_failed_write_leaves_nothing_and_the_next_call_succeeds(mae, tmp_path, monkeypatch, step):
-    write = Path.write_bytes
-
-    def fails(self, given):
-        if step == "write_bytes":
-            write(self, given[:100])
-        raise OSError("no space left on device")
+    def fails(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(Path, step, fails)
-        with pytest.raises(OSError, match="no space"):
-            sweep.cells([mae], BLUR, MEASURES, tmp_path)
+        patch.setattr(*{"replace": (Path, "replace"), "fsync": (files.os, "fsync")}[step], fails)
+        with pytest.raises(files.StorageError, match=r"no room for gaussian_blur_5_1.*MB are free"):
+            cells([mae], BLUR, MEASURES, tmp_path)
     assert not [path for path in tmp_path.rglob("*") if path.is_file() and path.parent.name != ".locks"]
-    assert set(sweep.cells([mae], BLUR, MEASURES, tmp_path)["mae"]) == set(MEASURES)
+    assert set(cells([mae], BLUR, MEASURES, tmp_path)["mae"]) == set(MEASURES)
 
 
 def test_every_model_image_and_setting_has_a_key_of_its_own(mae):
@@ -320,28 +325,15 @@ def test_equal_settings_have_the_same_key_and_path(mae, tmp_path):
     assert sweep.cell_key(mae, Corruption("fog", 3)) == sweep.cell_key(twin, Corruption("fog", 3, 0))
 
 
-def test_another_code_version_computes_anew(mae, tmp_path, monkeypatch):
-    before = sweep.cells([mae], BLUR, MEASURES, tmp_path)
+def test_other_code_is_computed_anew(mae, tmp_path, monkeypatch):
+    before = cells([mae], BLUR, MEASURES, tmp_path)
     path, key = sweep.cell_path(tmp_path, mae, BLUR), sweep.cell_key(mae, BLUR)
-    monkeypatch.setattr(sweep, "code_version", lambda: "another")
+    real = module.code_behind(BLUR)
+    edited = replace(real, code=real.code | {"mae_helpers.encoder": "edited"})
+    monkeypatch.setattr(module, "code_behind", lambda _: edited)
     assert sweep.cell_key(mae, BLUR) != key
-    assert same(before, sweep.cells([mae], BLUR, MEASURES, tmp_path))
+    assert same(before, cells([mae], BLUR, MEASURES, tmp_path))
     assert len(list(path.parent.iterdir())) == 2
-
-
-@pytest.mark.parametrize("module", sweep.CODE)
-def test_code_version_follows_each_module(monkeypatch, module):
-    before, read = sweep.code_version.__wrapped__(), Path.read_bytes
-    monkeypatch.setattr(Path, "read_bytes", lambda self: read(self) + (b"\n" if self.stem == module else b""))
-    assert sweep.code_version.__wrapped__() != before
-
-
-@pytest.mark.parametrize("library", sweep.PACKAGES)
-def test_code_version_follows_the_libraries(monkeypatch, library):
-    before = sweep.code_version.__wrapped__()
-    assert before == sweep.code_version()
-    monkeypatch.setattr(sweep, "version", lambda name: "0" if name == library else version(name))
-    assert sweep.code_version.__wrapped__() != before
 
 
 @pytest.mark.parametrize(
@@ -487,7 +479,7 @@ def test_images_without_labels_are_refused(tiny_images, tmp_path):
 def test_a_damaged_measure_under_a_good_key_is_computed_again(mae, tmp_path):
     sweep.sweep([mae], {"clean": Clean()}, "prediction", tmp_path)
     path, key = sweep.cell_path(tmp_path, mae, Clean()), sweep.cell_key(mae, Clean())
-    embedding = sweep.read_cell(path, key, ("embedding",))["embedding"].tobytes()
+    embedding = module.read_cell(path, key, ("embedding",))["embedding"].tobytes()
     content = bytearray(path.read_bytes())
     content[content.index(embedding) + 5] ^= 1
     path.write_bytes(content)
@@ -497,17 +489,174 @@ def test_a_damaged_measure_under_a_good_key_is_computed_again(mae, tmp_path):
 
 
 def test_a_cell_that_another_run_finishes_meanwhile_is_read(mae, tmp_path, monkeypatch):
-    """Whoever waits for the lock finds the cell written when it gets it."""
+    """Whoever gets the claim looks again at what is on disk."""
     whole = sweep.sweep([mae], {"clean": Clean()}, "embedding", tmp_path)["mae"]["clean"]
     path = sweep.cell_path(tmp_path, mae, Clean())
-    hidden = path.with_name("hidden")
+    hidden, claim = path.with_name("hidden"), files.claim
     path.rename(hidden)
-
-    class Lock(sweep.FileLock):
-        def __enter__(self):
-            hidden.rename(path)
-            return super().__enter__()
-
-    monkeypatch.setattr(sweep, "FileLock", Lock)
+    monkeypatch.setattr(files, "claim", lambda *given: (hidden.rename(path), claim(*given))[1])
     forbid_computing(monkeypatch)
     np.testing.assert_array_equal(sweep.sweep([mae], {"clean": Clean()}, "embedding", tmp_path)["mae"]["clean"], whole)
+
+
+@pytest.fixture
+def claimed(mae, tmp_path):
+    """The claim of a cell, held by somebody else."""
+    with files.claim([module.lock_path(sweep.cell_path(tmp_path, mae, BLUR))]) as held:
+        yield held
+
+
+def test_what_another_run_is_computing_is_left_to_it_until_the_rest_is_done(mae, tmp_path, monkeypatch, claimed):
+    """The other run ends without a result: then the cell is computed here, after all others."""
+    order, real = [], sweep.measured
+    monkeypatch.setattr(sweep, "measured", lambda *given: (order.append(given[1].name), real(*given))[1])
+    monkeypatch.setattr(sweep.time, "sleep", lambda _: claimed.close())
+    found = sweep.sweep([mae], {"blur": BLUR, "clean": Clean()}, "embedding", tmp_path)["mae"]
+    assert order == ["clean", BLUR.name]
+    assert list(found) == ["blur", "clean"]
+
+
+@pytest.mark.usefixtures("claimed")
+def test_a_run_that_hangs_is_not_waited_for_for_ever(mae, tmp_path, monkeypatch):
+    monkeypatch.setattr(files, "WAIT", 0)
+    with pytest.warns(UserWarning, match="another run holds 1 cells for too long"):
+        found = sweep.sweep([mae], {"blur": BLUR}, "embedding", tmp_path)["mae"]["blur"]
+    np.testing.assert_array_equal(found, sweep.sweep([mae], {"": BLUR}, "embedding", tmp_path / "other")["mae"][""])
+
+
+def test_a_large_set_is_cut_into_parts_with_the_same_results(pair, tmp_path, monkeypatch):
+    """Twelve images in parts of five: three files a model and level; `own_prediction` still knows all classes."""
+    levels = {"blur": BLUR, "half": Occlusion(50)}
+    whole = sweep.cells(pair, levels, ("prediction", "embedding"), tmp_path / "whole")
+    own = cells(pair, Unchanged(), ("own_prediction",), tmp_path / "whole")
+    assert Subject.parts.__defaults__ == (subjects.PART,)
+    monkeypatch.setattr(Subject.parts, "__defaults__", (5,))
+    parts = sweep.cells(pair, levels, ("prediction", "embedding"), tmp_path / "parts")
+    assert len(list((tmp_path / "parts" / "mae").glob(f"{BLUR.name}-*.npz"))) == 3
+    for one in pair:
+        for level in levels:
+            np.testing.assert_array_equal(parts[one.name][level]["prediction"], whole[one.name][level]["prediction"])
+            np.testing.assert_allclose(
+                parts[one.name][level]["embedding"], whole[one.name][level]["embedding"], rtol=1e-6, atol=1e-6
+            )
+    assert same(own, cells(pair, Unchanged(), ("own_prediction",), tmp_path / "parts"))
+    forbid_computing(monkeypatch)
+    assert same(parts, sweep.cells(pair, levels, ("prediction", "embedding"), tmp_path / "parts"))
+
+
+@dataclass(frozen=True)
+class Tint(Clean):
+    """A perturbation with an array, a path and a name of its own."""
+
+    colours: object = None
+    name: str = "tint"
+
+
+def test_arrays_of_a_perturbation_are_told_apart_by_their_content(mae):
+    """NumPy's own text of a large array leaves its middle out."""
+    first, second = np.zeros(5000), np.zeros(5000)
+    second[2500] = 1
+    kinds = [first, second, first.astype(np.float32), first.reshape(50, 100), Path("a"), np.float64(1), [1, 2], None]
+    keys = [sweep.cell_key(mae, Tint(kind)) for kind in kinds]
+    assert len(set(keys)) == len(kinds)
+    assert sweep.cell_key(mae, Tint(np.zeros(5000))) == keys[0]
+    with pytest.raises(TypeError, match="a perturbation's fields must be numbers, text, arrays"):
+        sweep.cell_key(mae, Tint(lambda: 1))
+
+
+def test_labels_state_and_model_have_keys_of_their_own(mae):
+    others = [
+        replace(mae, images=replace(mae.images, labels=mae.images.labels[::-1].copy())),
+        replace(mae, images=replace(mae.images, state="other files")),
+        replace(mae, name="sup"),
+        replace(mae, among=(0, 1)),
+    ]
+    assert len({sweep.cell_key(one, BLUR) for one in (mae, *others)}) == 5
+
+
+def test_random_weights_of_another_seed_are_another_cell(chapter, tmp_path):
+    """Where mae_pretrained has a classifier, its random control can be swept as well."""
+    head = {"arguments": chapter.profile.models["mae_finetuned"].arguments, "checkpoint": None}
+    head["checkpoint"] = chapter.profile.models["mae_finetuned"].checkpoint
+    chapter = afresh(chapter, mae_pretrained=head)
+    found = [
+        replace(chapter, seed=seed, opened={}).sweep({"random": chapter.images()}, {"clean": Clean()}, "embedding")
+        for seed in (0, 1)
+    ]
+    assert not np.allclose(found[0]["random"]["clean"], found[1]["random"]["clean"], atol=1e-3)
+
+
+@pytest.mark.parametrize("name", ["../../up", "..", "/root", "a/b", ".hidden"])
+def test_names_do_not_lead_out_of_the_folder_of_cells(mae, tmp_path, name):
+    path = sweep.cell_path(tmp_path / "cells", replace(mae, name=name), Tint(name=name))
+    assert path.resolve().parent.parent == tmp_path / "cells"
+    assert not path.name.startswith(".")
+    assert not path.parent.name.startswith(".")
+
+
+def test_a_perturbation_of_a_notebook_is_refused(mae, tmp_path):
+    """A class without a file: an edit of it would go unnoticed."""
+    kind = type("Mine", (Clean,), {"__module__": "nowhere"})
+    with pytest.raises(ValueError, match=r"module 'nowhere' has no file here, .* put what it defines into a module"):
+        sweep.sweep([mae], {"": kind()}, "prediction", tmp_path)
+
+
+# One seed, the same tables: batch size and threads
+
+
+@pytest.mark.parametrize("size", [1, 5, 7, 32])
+def test_the_batch_size_changes_no_prediction_no_ranking_and_no_accuracy(pair, tmp_path, size):
+    """On the CPU. Embeddings, head features and rollouts move by rounding alone, at most 1e-6 of the largest."""
+    levels = {"clean": Clean(), "blur": BLUR, 50: Occlusion(50)}
+    sets, tables, found = {one.name: one.images for one in pair}, [], []
+    for batch in (12, size):
+        how = (tmp_path / str(batch), Compute(batch_size=batch))
+        found.append(sweep.cells(pair, levels, MEASURES, *how))
+        rollouts = sweep.cells(pair, {"clean": Clean()}, ROLLOUTS, *how)
+        for name, cell in found[-1].items():
+            cell["clean"] |= rollouts[name]["clean"]
+        predictions = {name: {level: v["prediction"] for level, v in cell.items()} for name, cell in found[-1].items()}
+        tables.append(robustness.accuracy_table(predictions, sets).to_csv())
+    assert tables[0] == tables[1]
+    for name in sets:
+        for level in levels:
+            for measure, first in found[0][name][level].items():
+                second = found[1][name][level][measure]
+                np.testing.assert_allclose(second, first, rtol=0, atol=1e-6 * np.abs(first).max())
+                if measure in ROLLOUTS:
+                    assert np.array_equal(np.argsort(-first, kind="stable"), np.argsort(-second, kind="stable"))
+
+
+def test_threads_change_no_prediction_and_no_more_than_the_batch_size(pair, tmp_path):
+    """Reading threads and PyTorch's own, on the CPU: matrix products are cut up by them."""
+    levels, before, found = {"clean": Clean(), "blur": BLUR, 50: Occlusion(50)}, torch.get_num_threads(), []
+    try:
+        for threads in (1, 2):
+            torch.set_num_threads(threads)
+            found.append(sweep.cells(pair, levels, MEASURES, tmp_path / str(threads), Compute(workers=threads)))
+    finally:
+        torch.set_num_threads(before)
+    for name in found[0]:
+        for level in levels:
+            first, second = (one[name][level] for one in found)
+            assert np.array_equal(first["prediction"], second["prediction"])
+            for measure, values in first.items():
+                np.testing.assert_allclose(second[measure], values, rtol=0, atol=1e-6 * np.abs(values).max())
+
+
+# Time on many GPUs
+
+
+def test_seconds_on_gpus_worked_by_hand():
+    part = subjects.PART
+    assert sweep.seconds_on(1, 1, 1000, 100) == 10
+    assert sweep.seconds_on(1, 75, 50_000, 1000) == pytest.approx(3750)  # 3.75 million images
+    assert sweep.seconds_on(8, 8, part, part) == 1  # a part each
+    assert sweep.seconds_on(8, 9, part, part) == 2  # one of them has two
+    assert sweep.seconds_on(2, 1, part + 1, 1) == part  # a part and a single image
+    assert sweep.seconds_on(1000, 1, part, part) == 1  # no more than there is work for
+    most = 75 * -(-50_000 // part) // 64 + 1
+    assert 3750 / 64 <= sweep.seconds_on(64, 75, 50_000, 1000) <= most * part / 1000
+    for wrong in ((0, 1, 1, 1.0), (1, 0, 1, 1.0), (1, 1, 0, 1.0), (1, 1, 1, 0.0), (1, 1, 1, float("nan"))):
+        with pytest.raises(ValueError, match="all must be above 0"):
+            sweep.seconds_on(*wrong)

@@ -21,9 +21,9 @@ from mae_helpers.demo import WEIGHTS
 from mae_helpers.demo.data import CLASSES, enlarge, load_split, to_rgb
 from mae_helpers.demo.train import MODEL_NAMES
 from mae_helpers.encoder import mean_patch, walk
+from mae_helpers.files import write_whole
 from mae_helpers.profiles import load_profile
 from mae_helpers.progress import progress
-from mae_helpers.results import write_whole
 
 BATCH = 250
 

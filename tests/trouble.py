@@ -1,0 +1,37 @@
+"""Perturbations that make trouble where they are computed."""
+
+import os
+import signal
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+from mae_helpers.perturbations import Clean
+
+
+@dataclass(frozen=True)
+class Failing(Clean):
+    """Every image is refused."""
+
+    name: ClassVar[str] = "failing"
+
+    def change(self, images, clean):
+        def refuse(pixels, name):
+            raise ValueError(f"{name}: refused")
+
+        return refuse
+
+
+@dataclass(frozen=True)
+class Lethal(Clean):
+    """The process that computes it is killed, as for want of memory: once, or each time where `mark` is empty."""
+
+    mark: str = ""
+    name: ClassVar[str] = "lethal"
+
+    def change(self, images, clean):
+        if not self.mark or not Path(self.mark).exists():
+            if self.mark:
+                Path(self.mark).write_text("killed")
+            os.kill(os.getpid(), signal.SIGKILL)
+        return lambda pixels, name: pixels
