@@ -49,7 +49,7 @@ COLUMNS = {
         "notes_uniform": "grid patches_a_side patch_px uniform_px",
         "notes_spread": "by images class level clean_count mean_drop low high",
         "notes_steps": "perturbation level mean_drop step",
-        "demo_training": "stage epoch loss seconds device top1_percent",
+        "demo_training": "stage epoch loss seconds device",
         "demo_accuracy": "model class top1_percent",
         "demo_probe": "model layer top1_percent",
         "scorecard": "claim where paper here difference tolerance verdict note",

@@ -96,7 +96,7 @@ def test_other_data_give_every_chapter_another_fingerprint(monkeypatch, tmp_path
         monkeypatch.setattr(
             notebooks,
             "execute",
-            lambda source, target, parameters, mark, _, found=found: found.update({source.stem: mark["fingerprint"]}),
+            lambda source, target, parameters, mark, *_, found=found: found.update({source.stem: mark["fingerprint"]}),
         )
         assert run.Run(demo, [], {}, "cpu", tmp_path, str(tmp_path / "results")).all(1)
         assert json.loads((tmp_path / "results" / "demo" / "run.json").read_text())["data"] == data
@@ -162,7 +162,7 @@ def test_two_chapters_run_side_by_side(monkeypatch, tmp_path):
 def test_an_interrupt_stops_at_once(tmp_path):
     code = (
         "import sys, time; from mae_helpers import notebooks, run; run.check_inputs = lambda *_: None\n"
-        "notebooks.execute = lambda *_: (print('running', flush=True), time.sleep(120))\n"
+        "notebooks.execute = lambda *_: (print('running\\n', end='', flush=True), time.sleep(120))\n"
         "run.main(['--out', sys.argv[1], '--results', sys.argv[1], '--jobs', '2'])"
     )
     call = [sys.executable, "-c", code, str(tmp_path)]
