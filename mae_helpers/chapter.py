@@ -180,9 +180,8 @@ def begin(
     """
     loaded = load_profile(profile)
     compute, tables = computing_of(loaded.compute, precision), results.folder(loaded, results_folder)
-    chosen = checkpoints.pick_device(device)
-    workers = None if scheduler is None else Workers(scheduler, chosen.type)
-    chapter = Chapter(loaded, chosen, seed, tables, compute, workers)
+    workers = None if scheduler is None else Workers(scheduler, device)
+    chapter = Chapter(loaded, checkpoints.pick_device(device), seed, tables, compute, workers)
     torch.manual_seed(seed)
     figures.use_style()
     return chapter

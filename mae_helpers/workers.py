@@ -49,7 +49,7 @@ def _compute(expected: Dependencies, payload: bytes) -> dict[str, Arrays]:
         raise WorkerError(
             f"worker {worker.address}: {difference}; install the same code and requirements.lock there, and start it again"
         )
-    perturbation, origins, digests, clean, label = pickle.loads(payload)
+    perturbation, origins, digests, clean, label = pickle.loads(payload)  # by Dask it would be before this check
     with _ONE:
         torch.set_num_threads(worker.state.nthreads)
         found = [reopened(origin) for origin in origins]
@@ -79,20 +79,22 @@ def check(scheduler: object) -> None:
 
 
 def _environments(number: int, device: str) -> list[dict[str, str]]:
-    """For each local worker its environment: on a machine with GPUs, which one it sees."""
-    if device != "cuda":
+    """For each local worker its environment: on a machine with GPUs, which of them it sees; of `cuda:N` that one alone."""
+    chosen = pick_device(device)
+    if chosen.type != "cuda":
         return [{}] * number
     seen = os.environ.get("CUDA_VISIBLE_DEVICES")
     gpus = seen.split(",") if seen else [str(index) for index in range(torch.cuda.device_count())]
+    gpus = gpus if chosen.index is None else [gpus[chosen.index]]
     return [{"CUDA_VISIBLE_DEVICES": gpus[index % len(gpus)]} for index in range(number)]
 
 
 class Workers:
     """Processes that compute cells. Local ones are started when first needed; a cluster is asked at once."""
 
-    def __init__(self, scheduler: int | str, device: str = "cpu"):
+    def __init__(self, scheduler: int | str, device: str = "auto"):
         check(scheduler)
-        self.scheduler, self.local_device = scheduler, device
+        self.scheduler, self.wanted = scheduler, device
         if isinstance(scheduler, str):
             self.device  # noqa: B018 - trouble shows before anything is computed
 
@@ -121,7 +123,7 @@ class Workers:
         variables = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), str(threads))
         specs = {
             number: {"cls": Nanny, "options": options | {"env": variables | environment}}
-            for number, environment in enumerate(_environments(self.scheduler, self.local_device))
+            for number, environment in enumerate(_environments(self.scheduler, self.wanted))
         }
         with dask.config.set({"distributed.scheduler.allowed-failures": DEATHS - 1}):
             server = {
@@ -135,8 +137,10 @@ class Workers:
     def device(self) -> str:
         """The kind of device that the workers compute on, `cpu` or `cuda`; WorkerError where no worker says."""
         if isinstance(self.scheduler, int):
-            return self.local_device
+            return pick_device(self.wanted).type
         self._wait()
+        if self.wanted != "auto":
+            return self.wanted.partition(":")[0]
         return self.client.submit(_device_of_worker, pure=False).result()
 
     def _wait(self) -> None:
@@ -179,8 +183,8 @@ class Workers:
         failure, exhausted = None, False
         while not exhausted or running:
             busy = {worker for _, _, worker in running.values()}
-            for worker in sorted(set(self.client.nthreads()) - busy):
-                number, task = next(tasks, (None, None)) if not exhausted else (None, None)
+            for worker in () if exhausted else sorted(set(self.client.nthreads()) - busy):
+                number, task = next(tasks, (None, None))
                 exhausted = task is None
                 if exhausted:
                     break
@@ -207,8 +211,13 @@ class Workers:
 
     def _clear(self, error: Exception, task: "Task") -> Exception:
         """An error of a worker in words of ours, where Dask's own would not help."""
-        from distributed import KilledWorker
+        from distributed import CancelledError, KilledWorker
 
+        if isinstance(error, CancelledError):
+            return WorkerError(
+                f"scheduler {self.scheduler!r}: the connection was lost; see whether it still runs, and start again: "
+                "finished cells are kept"
+            )
         if isinstance(error, KilledWorker):
             return WorkerError(
                 f"{task.perturbation.name}: the workers that computed it died one after another (out of memory?); see "
@@ -230,7 +239,7 @@ def opened(scheduler: Workers | int | str | None) -> Iterator[Workers | None]:
     if scheduler is None or isinstance(scheduler, Workers):
         yield scheduler
         return
-    workers = Workers(scheduler, pick_device().type)
+    workers = Workers(scheduler)
     try:
         yield workers
     finally:

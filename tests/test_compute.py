@@ -7,10 +7,12 @@ import pytest
 import torch
 from conftest import make_vit
 
+from mae_helpers import encoder, sweep
 from mae_helpers.attention import Rollout
 from mae_helpers.compute import Compute, compile_blocks, computing_of, number_format
 from mae_helpers.encoder import PerImage, classify, mean_patch, one_pass, walk
 from mae_helpers.features import head_features
+from mae_helpers.perturbations import Clean
 from mae_helpers.profiles import Computing
 from mae_helpers.subspaces import Moments
 
@@ -185,3 +187,44 @@ def test_a_gpu_agrees_with_the_cpu(tiny_vit, tiny_images, precision, tolerance):
     found = one_pass(tiny_vit.cuda(), tiny_images, statistics(tiny_vit), compute=Compute(precision=precision))
     for name in ("mean_patch", "heads", "rollout"):
         assert np.abs(found[name] - exact[name]).max() < tolerance * np.abs(exact[name]).max(), name
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory"),
+        MemoryError("Unable to allocate 4 GiB"),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory: you tried ..."),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_a_sweep_survives_one_lack_of_memory_and_names_a_lasting_one(tmp_path, tiny_images, monkeypatch, error):
+    """Of a GPU, of NumPy and of PyTorch on the CPU: once, the result is the same; always, it is one clear error."""
+    vit, left, real = make_vit(1), [], encoder.walk
+
+    def walk(*given):
+        if not left or left.pop():
+            raise error
+        yield from real(*given)
+
+    monkeypatch.setattr(encoder, "walk", walk)
+    subject = sweep.Subject("mae", lambda: vit, tiny_images, "1")
+
+    def swept(folder, failures, compute):
+        left[:] = failures
+        return sweep.sweep([subject], {"clean": Clean()}, "embedding", tmp_path / folder, compute)["mae"]["clean"]
+
+    whole = swept("whole", [False], Compute(batch_size=12))
+    compute = Compute(batch_size=12)
+    halved = swept("once", [False, False, True], compute)
+    assert compute.batch_size == 6
+    np.testing.assert_allclose(halved, whole, rtol=0, atol=1e-6 * np.abs(whole).max())
+    with pytest.raises(MemoryError, match="the device has no memory for one image; use --device cpu, a smaller model"):
+        swept("always", [], Compute(batch_size=12))
+    assert not list((tmp_path / "always").rglob("*.npz"))
+
+
+def test_other_errors_are_not_taken_for_a_lack_of_memory(tiny_vit, tiny_images, monkeypatch):
+    monkeypatch.setattr(encoder, "walk", lambda *_: (_ for _ in ()).throw(RuntimeError("mat1 and mat2")))
+    with pytest.raises(RuntimeError, match="mat1 and mat2"):
+        one_pass(tiny_vit, tiny_images, {})

@@ -180,6 +180,17 @@ def test_the_state_follows_the_files_of_wanted_classes(published, tmp_path, clas
     assert (fingerprint(source(root), classes) == after) == (classes == CLASSES)
 
 
+def test_a_file_that_is_overwritten_in_place_is_noticed(published, tmp_path):
+    """The folder's own time stays as it was."""
+    root = shutil.copytree(published, tmp_path / "c")
+    before, folder = fingerprint(source(root), CLASSES), root / "contrast" / "1" / DOG
+    file, time = next(iter(sorted(folder.iterdir()))), folder.stat().st_mtime_ns
+    with file.open("r+b") as opened_file:
+        opened_file.write(b"other")
+    assert folder.stat().st_mtime_ns == time
+    assert fingerprint(source(root), CLASSES) != before
+
+
 @torch.no_grad()
 def test_cells_equal_a_direct_forward_pass_on_the_files(published, images, tmp_path):
     levels = file_levels(source(published), CLASSES)

@@ -3,6 +3,7 @@
 import json
 import shutil
 import tarfile
+from io import BytesIO
 
 import numpy as np
 import photographs
@@ -428,3 +429,23 @@ def test_every_suffix_is_found_in_either_case(square, tmp_path, suffix):
     for name in (f"a{suffix}", f"b{suffix.upper()}"):
         square.save(tmp_path / DOG / name)
     assert opened(tmp_path, classes=[DOG]).ids == [f"{DOG}/a{suffix}", f"{DOG}/b{suffix.upper()}"]
+
+
+@pytest.mark.parametrize("prefix", ["../../up/", "/root/", "val/../../"])
+def test_names_in_an_archive_lead_nowhere(tmp_path, monkeypatch, prefix):
+    """Archives are read in place: whatever a member is called, and wherever a link in it points, nothing is written."""
+    content = BytesIO()
+    Image.new("RGB", (40, 40), "red").save(content, "PNG")
+    archive = photographs.write_tar(tmp_path / "in" / "val.tar", {f"{prefix}{DOG}/a.png": content.getvalue()})
+    with tarfile.open(archive, "a") as file:
+        for kind, target in ((tarfile.SYMTYPE, "/etc/passwd"), (tarfile.LNKTYPE, "../../secret.png")):
+            link = tarfile.TarInfo(f"{DOG}/link{kind.decode()}.png")
+            link.type, link.linkname = kind, target
+            file.addfile(link)
+    for method in ("extract", "extractall"):
+        monkeypatch.setattr(tarfile.TarFile, method, lambda *_: pytest.fail("something was extracted"))
+    before = sorted(tmp_path.rglob("*"))
+    found = opened(archive, classes=[DOG])
+    assert len(found) == 1, "links are no images"
+    assert found.pixels(0)[0, 0].tolist() == [1, 0, 0]
+    assert sorted(tmp_path.rglob("*")) == before

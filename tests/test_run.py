@@ -1,12 +1,15 @@
 """The run command: bad input is refused before anything runs, with one clear line and a status other than 0."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
 import threading
+from pathlib import Path
 
 import pytest
+from papermill.translators import PythonTranslator
 
 from mae_helpers import checkpoints, images, notebooks, results, run
 from mae_helpers.profiles import load_profile
@@ -68,6 +71,63 @@ def test_values_from_the_command_line():
     assert run.parse_value("true") is True
     assert run.parse_value("[1, 2]") == [1, 2]
     assert run.parse_value("euclidean") == "euclidean"
+
+
+NASTY = [
+    "!!python/object/apply:os.system ['touch sprung']",
+    "__import__('os').system('touch sprung')",
+    "\"\nimport os; os.system('touch sprung')\n\"",
+    "'''; __import__('os').system('touch sprung'); '''",
+    "\\",
+    "{x!r}",
+    "%system touch sprung",
+]
+
+
+@pytest.mark.parametrize("text", NASTY)
+def test_a_parameter_is_a_value_and_never_code(text, tmp_path, monkeypatch):
+    """As papermill writes it into the notebook, in its own cell."""
+    monkeypatch.chdir(tmp_path)
+    for value in (run.parse_value(text), text, [text], {text: text}):
+        found = {}
+        exec(PythonTranslator.codify({"parameter": value}), found)
+        assert found["parameter"] == value
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("text", ["2020-01-01", "!!set {a, b}", "!!binary aGk=", "{1: 2020-01-01}", "[[a", "&a [*a]"])
+def test_what_is_no_value_of_a_notebook_stays_text(text):
+    assert run.parse_value(text) == text
+
+
+def test_the_environment_of_a_chapter_is_set_and_never_run(tmp_path, monkeypatch):
+    """As the kernel's command line has it: a folder's name may hold anything."""
+    name = "a'b\"; import os; os.system('touch sprung') #\n${HOME} $(touch sprung)"
+    seen, [path] = {}, notebooks.find(["01"])
+
+    def execute(source, target, **options):
+        seen.update(options)
+        Path(target).write_bytes(path.read_bytes())
+
+    monkeypatch.setattr(notebooks.papermill, "execute_notebook", execute)
+    notebooks.execute(path, tmp_path / "a.ipynb", {}, {}, {"SPRUNG": name})
+    [line] = [text for text in seen["extra_arguments"] if "exec_lines" in text]
+    (tmp_path / "empty").mkdir()
+    monkeypatch.chdir(tmp_path / "empty")
+    monkeypatch.setenv("SPRUNG", "")
+    exec(line.partition("exec_lines=")[2].partition("; from mae_helpers")[0])
+    assert os.environ["SPRUNG"] == name
+    assert not list(Path().iterdir())
+
+
+@pytest.mark.parametrize("name", ["../../up", "..", "/root", "a/b"])
+def test_the_name_of_a_profile_does_not_lead_out_of_the_folders(name, tiny_profile, tmp_path, capsys):
+    path = tiny_profile()
+    path.write_text(path.read_text().replace("name: tiny", f"name: {name}"))
+    where = ["--out", str(tmp_path / "out"), "--results", str(tmp_path / "r")]
+    assert run.main(["05", "--profile", str(path), *where]) == 1
+    assert f"name is {name!r}; folders are called by it" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
 
 
 def test_failed_chapter_stops_the_book_but_not_the_others(monkeypatch, tmp_path, capsys):

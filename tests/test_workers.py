@@ -166,6 +166,12 @@ def test_a_cell_that_kills_every_worker_is_one_clear_error(two, tmp_path):
 # Without workers
 
 
+def test_a_lost_scheduler_is_named():
+    lost = Workers(2)._clear(distributed.client.FuturesCancelledError([]), None)
+    assert isinstance(lost, WorkerError)
+    assert "scheduler 2: the connection was lost" in str(lost)
+
+
 @pytest.mark.parametrize("wrong", [0, -1, 1.5, True, "foo", "", "4", [], {}, "nowhere.json"])
 def test_what_is_no_scheduler_is_refused_at_once(wrong):
     with pytest.raises(ValueError, match=rf"scheduler {re.escape(repr(wrong))}: use a number of workers"):
@@ -195,10 +201,11 @@ def test_without_dask(monkeypatch):
 
 def test_each_local_worker_sees_a_gpu_of_its_own(monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,7")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     seen = [found["CUDA_VISIBLE_DEVICES"] for found in workers._environments(3, "cuda")]
+    assert workers._environments(2, "cuda:1") == [{"CUDA_VISIBLE_DEVICES": "7"}] * 2
     assert seen == ["4", "7", "4"]
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     assert [found["CUDA_VISIBLE_DEVICES"] for found in workers._environments(2, "cuda")] == ["0", "1"]
     assert workers._environments(2, "cpu") == [{}, {}]
 
