@@ -90,7 +90,9 @@ def cell(page, text):
 def is_grey(page, text):
     """Whether the page's style sheet has the colour on the cell or heading that reads `text`."""
     styles = page.split("</style>")[0]
-    grey = [name for rule in styles.split("}") if "--pst-color-text-muted" in rule for name in re.findall(r"#(T_\w+)", rule)]
+    grey = [
+        name for rule in styles.split("}") if "--pst-color-text-muted" in rule for name in re.findall(r"#(T_\w+)", rule)
+    ]
     return cell(page, text) in grey
 
 
