@@ -6,6 +6,7 @@ from itertools import combinations
 import numpy as np
 import pandas as pd
 from scipy.linalg import eigh
+from torch import Tensor
 
 from mae_helpers.encoder import LayerState, patch_tokens
 
@@ -23,13 +24,13 @@ class Moments:
 
     def add(self, state: LayerState, rows: range) -> None:
         """Add one layer of the images `rows` to the groups that hold them."""
-        tokens = patch_tokens(state).double()
+        tokens = patch_tokens(state)
         for name, members in self.groups.items():
             chosen = [position for position, row in enumerate(rows) if row in members]
             if not chosen:
                 continue
-            block = tokens[chosen].flatten(0, 1)
-            new = (block.T @ block).cpu().numpy(), block.sum(0).cpu().numpy(), len(block)
+            block = tokens[chosen].flatten(0, 1).double()
+            new = _gram(block), block.sum(0).cpu().numpy(), len(block)
             old = self.sums.get((name, state.layer))
             self.sums[name, state.layer] = new if old is None else tuple(a + b for a, b in zip(old, new, strict=True))
 
@@ -40,6 +41,14 @@ class Moments:
     def fresh(self) -> "Moments":
         """The same groups with nothing summed."""
         return Moments(self.groups)
+
+
+def _gram(block: Tensor) -> np.ndarray:
+    """X^T X, (D, D); on the CPU by NumPy, which does half the work where both factors are one matrix (BLAS's syrk)."""
+    if block.device.type == "cpu":
+        rows = block.numpy()
+        return rows.T @ rows
+    return (block.T @ block).cpu().numpy()
 
 
 def spectrum(
