@@ -2,7 +2,6 @@
 
 import argparse
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -41,7 +40,7 @@ def main(arguments: list[str] | None = None) -> int:
     kinds, measured, path = ["cpu", *["cuda"] * torch.cuda.is_available()], [], options.folder / "results.csv"
     for row in ROWS:
         if row.name == "book" and options.whole_book:
-            row = replace(row, pair=book.row({}).pair)
+            row = book.WHOLE
         for kind in kinds:
             if row.name in options.only and kind in row.goals:
                 print(f"{row.name} ({kind}) ...", file=sys.stderr, flush=True)

@@ -9,7 +9,6 @@ from torch import Tensor
 
 from benchmarks.harness import Pair, Row, largest_difference
 from benchmarks.inputs import noise_images, vit_b
-from benchmarks.statistics import BATCH
 from mae_helpers.attention import Rollout, attention_distance, patch_distances
 from mae_helpers.encoder import PerImage, cls_token, mean_patch, one_pass
 from mae_helpers.images import ImageSet
@@ -113,7 +112,7 @@ def pair(device: torch.device, model: VisionTransformer, images: ImageSet, batch
 
 def vit_b_pair(device: torch.device) -> Pair:
     """At the paper's size."""
-    count, batch = (16, BATCH) if device.type == "cpu" else (512, 64)
+    count, batch = (8, 8) if device.type == "cpu" else (512, 64)
     made = pair(device, vit_b(device), noise_images(count), batch)
     return Pair(**vars(made) | {"setting": f"ViT-B/16, 224 px; {made.setting}"})
 
