@@ -1,22 +1,28 @@
 # make book    run every notebook on a profile and build _build/html/index.html
 # make test    the whole test suite
 # make lab     JupyterLab on the notebooks
+# make bench   measure how fast it is, into benchmarks/results.csv; BENCH="--only rollout" only some rows
 # PROFILE=paper or PROFILE=my.yaml picks other images and models; RUN holds more options for mae_helpers.run.
 # IMAGENET=/data/imagenet/val and the others below tell the profile `paper` where images and weights are.
 PROFILE ?= demo
 RUN ?=
+BENCH ?=
 PYTHON ?= python3
 BIN := .venv/bin
 
 export IMAGENET IMAGENET_LABELS IMAGENET_C IMAGENET_R IMAGENET_A SAM WEIGHTS
 
-.PHONY: book test lab lint format lock clean
+.PHONY: book test bench lab lint format lock clean
 
 book: .venv/ready
 	$(BIN)/python -m mae_helpers.run --profile $(PROFILE) $(RUN)
 
 test: .venv/ready
 	$(BIN)/python -m pytest
+
+bench: .venv/ready
+	$(BIN)/uv pip install -q --python $(BIN)/python -c requirements.lock -r benchmarks/requirements.txt
+	$(BIN)/python -m benchmarks $(BENCH)
 
 lab: .venv/ready
 	$(BIN)/jupyter lab --notebook-dir=notebooks

@@ -1,5 +1,7 @@
 """Where attention goes: mean attention distance (Fig. 3) and attention rollout (Fig. 5)."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import pandas as pd
 import torch
@@ -57,15 +59,16 @@ def distance_table(per_image: np.ndarray, **columns: object) -> pd.DataFrame:
     return pd.DataFrame(columns, index=table.index).join(table)
 
 
-def rollout(head_means: Tensor, start: Tensor) -> Tensor:
+def rollout(head_means: Tensor | Sequence[Tensor], start: Tensor) -> Tensor:
     """Attention rollout (Abnar and Zuidema 2020): start^T A_L ... A_1 with A_l = (A + I) / 2, rows summing to 1.
 
-    head_means (B, layers, 1 + N, 1 + N) is the attention averaged over heads, `start` (1 + N,) the weights of the
-    rows that are asked for. Taken as a vector from the last layer down, in O(layers * N^2). Returns the patch columns,
-    (B, N), in float32.
+    head_means (B, layers, 1 + N, 1 + N), or a list of the layers' (B, 1 + N, 1 + N), is the attention averaged over
+    heads, `start` (1 + N,) the weights of the rows that are asked for. Taken as a vector from the last layer down, in
+    O(layers * N^2). Returns the patch columns, (B, N), in float32.
     """
-    weights = start.to(head_means).expand(len(head_means), 1, -1)
-    for attention in reversed(head_means.unbind(1)):
+    layers = head_means.unbind(1) if isinstance(head_means, Tensor) else head_means
+    weights = start.to(layers[0]).expand(len(layers[0]), 1, -1)
+    for attention in reversed(layers):
         weights = (weights @ attention + weights) / 2
     return weights[:, 0, 1:]
 
@@ -74,7 +77,7 @@ class Rollout:
     """A statistic for the pass over the images: rollout scores of patches, (images, N).
 
     `rows` is `cls` (the paper: what reaches the CLS token) or `patches` (the mean over patch rows: what reaches a
-    mean-pooled classifier). Holds one batch's head means at a time.
+    mean-pooled classifier). Holds one batch's head means at a time; two of them hold the same.
     """
 
     def __init__(self, rows: str, layers: int):
@@ -84,14 +87,14 @@ class Rollout:
 
     def add(self, state: LayerState, rows: range) -> None:
         """Keep the layer's head mean; after the last layer, roll the batch out."""
-        self.means.append(state.attention().mean(1))
+        self.means.append(state.mean_attention())
         if state.layer == self.layers:
             start = torch.zeros(self.means[0].shape[-1])
             if self.rows == "cls":
                 start[0] = 1
             else:
                 start[1:] = 1 / (len(start) - 1)
-            self.scores.append(rollout(torch.stack(self.means, 1), start).cpu().numpy())
+            self.scores.append(rollout(self.means, start).cpu().numpy())
             self.means = []
 
     def result(self) -> np.ndarray:

@@ -1,15 +1,17 @@
 """How a pass is computed: number format, images at a time, compiled or not, and threads that read images ahead."""
 
+import ctypes
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 from timm.models.vision_transformer import VisionTransformer
 
 from mae_helpers.profiles import PRECISIONS, Computing
 
-FIRST_BATCH = {"cuda": 256, "cpu": 32}
+FIRST_BATCH = {"cuda": 256, "cpu": 16}  # on a CPU, so that a layer fits its caches
 
 
 @dataclass
@@ -76,6 +78,22 @@ def number_format(precision: str, device: torch.device) -> Iterator[None]:
     finally:
         torch.set_float32_matmul_precision(matmul)
         torch.backends.cudnn.allow_tf32 = convolution
+
+
+@cache
+def keep_freed_memory() -> None:
+    """Let each layer on a CPU take the memory of the one before: tell glibc not to hand freed blocks to the system.
+
+    By default it does so with blocks as large as an attention map, and in every layer their pages are zeroed anew. Said
+    once a process; other C libraries are left alone.
+    """
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (AttributeError, OSError):
+        return
+    trim_threshold, mmap_threshold = -1, -3  # of glibc's malloc.h
+    mallopt(trim_threshold, 2**31 - 1)
+    mallopt(mmap_threshold, 2**30)
 
 
 def compile_blocks(model: VisionTransformer, backend: str = "inductor") -> VisionTransformer:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Protocol
 from zlib import crc32
 
@@ -10,7 +11,7 @@ import torch
 from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor
 
-from mae_helpers.compute import Compute, is_out_of_memory, number_format
+from mae_helpers.compute import Compute, is_out_of_memory, keep_freed_memory, number_format
 from mae_helpers.images import ImageSet
 from mae_helpers.progress import progress
 
@@ -60,12 +61,27 @@ class LayerState:
     merged_heads: Tensor
 
     def attention(self) -> Tensor:
-        """A = softmax(Q K^T / sqrt(d_h)), (B, heads, 1 + N, 1 + N) in float32; each row sums to 1."""
+        """A = softmax(Q K^T / sqrt(d_h)), (B, heads, 1 + N, 1 + N) in float32; each row sums to 1.
+
+        Formed once, for all who ask: it is to be read, not changed.
+        """
+        return self._attention
+
+    def mean_attention(self) -> Tensor:
+        """The mean of A over heads, (B, 1 + N, 1 + N) in float32; formed once, as A is."""
+        return self._mean_attention
+
+    @cached_property
+    def _attention(self) -> Tensor:
         attn = self.block.attn
         batch, length, _ = self.qkv.shape
         query, key, _ = self.qkv.reshape(batch, length, 3, attn.num_heads, -1).permute(2, 0, 3, 1, 4)
         query, key = attn.q_norm(query), attn.k_norm(key)
         return torch.softmax((query * attn.scale).float() @ key.float().transpose(-2, -1), dim=-1)
+
+    @cached_property
+    def _mean_attention(self) -> Tensor:
+        return self.attention().mean(1)
 
     def head_outputs(self) -> Tensor:
         """O = A V (Eq. 2) of every head, (B, heads, 1 + N, d_h) in float32, CLS among the keys as in the model."""
@@ -152,7 +168,8 @@ class PerImage:
         """Measure one layer of the images `rows`."""
         if self.only not in (None, state.layer):
             return
-        self.layers.setdefault(state.layer, []).append(self.measure(state).float().cpu().numpy())
+        measured = self.measure(state).float().cpu().numpy().copy()  # a view would keep the whole layer in memory
+        self.layers.setdefault(state.layer, []).append(measured)
 
     def result(self) -> np.ndarray:
         """All measures, (images, layers, ...), or (images, ...) of the only layer."""
@@ -183,6 +200,7 @@ def one_pass(
     """
     device, patches = model.pos_embed.device, model.patch_embed.num_patches
     compute = Compute(batch_size=batch_size) if compute is None else compute
+    keep_freed_memory()
     while True:
         size, told = compute.size_on(device), {name: statistic.fresh() for name, statistic in statistics.items()}
         try:
@@ -193,6 +211,7 @@ def one_pass(
                 for state in walk(model, batch.to(device), visible, compute.precision):
                     for statistic in told.values():
                         statistic.add(state, rows)
+                    del state  # the next layer needs its memory
             return {name: statistic.result() for name, statistic in told.items()}
         except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
             if not is_out_of_memory(error):

@@ -13,9 +13,10 @@ from mae_helpers import pages
 from mae_helpers.files import remove, storage_error, write_whole
 from mae_helpers.profiles import ROOT, Profile
 
-NOTEBOOKS, CODE = ROOT / "notebooks", ROOT / "mae_helpers"
+NOTEBOOKS, CODE, BENCHMARKS = ROOT / "notebooks", ROOT / "mae_helpers", ROOT / "benchmarks"
 READS_TABLES = "reads-tables"  # tag of a cell that reads what other chapters wrote
 READS_RUN = "reads-run"  # tag of a cell that reads how the other chapters ran
+READS_BENCHMARKS = "reads-benchmarks"  # tag of a cell that reads what `make bench` measured
 HOW = ("scheduler",)  # parameters that say where a chapter is computed: they change nothing in it
 MARK = pages.KEY  # key in an executed notebook's metadata: profile, fingerprint, seconds, tables
 
@@ -80,7 +81,7 @@ def fingerprint(
     """A digest of all that decides what a notebook will show: its cells, its parameters, the code and the data.
 
     Where a cell has the tag `reads-tables`, the other chapters' tables in the folder `tables` decide as well; with
-    `reads-run` what its `run.json` says of them.
+    `reads-run` what its `run.json` says of them; with `reads-benchmarks` what `make bench` measured last.
     """
     digest = hashlib.sha256(data.encode())
     for cell in nbformat.read(path, 4).cells:
@@ -90,6 +91,9 @@ def fingerprint(
         if tables and READS_RUN in cell.metadata.get("tags", []) and (tables / "run.json").exists():
             ran = json.loads((tables / "run.json").read_text())["notebooks"]
             digest.update(json.dumps({name: entry for name, entry in ran.items() if name != path.stem}).encode())
+        if READS_BENCHMARKS in cell.metadata.get("tags", []):
+            for file in sorted(BENCHMARKS.glob("*.csv")):
+                digest.update(file.read_bytes())
         digest.update(json.dumps([cell.cell_type, cell.source, cell.metadata], sort_keys=True).encode())
     what = {name: value for name, value in parameters.items() if name not in HOW}
     digest.update(json.dumps(what, sort_keys=True).encode())

@@ -52,6 +52,8 @@ COLUMNS = {
         "demo_training": "stage epoch loss seconds device",
         "demo_accuracy": "model class top1_percent",
         "demo_probe": "model layer top1_percent",
+        "benchmarks": "name measured against device goal",
+        "how_far": "on",
         "scorecard": "claim where paper here difference tolerance verdict note",
     }.items()
 }

@@ -1,13 +1,16 @@
 """Class subspaces and the principal angles between them (Sec. III-A3, Fig. 4), in float64 throughout."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from itertools import combinations
 
 import numpy as np
 import pandas as pd
 from scipy.linalg import eigh
+from torch import Tensor
 
 from mae_helpers.encoder import LayerState, patch_tokens
+
+SMALL = 0.01  # rad: angles below it are taken from their sines
 
 
 class Moments:
@@ -23,13 +26,13 @@ class Moments:
 
     def add(self, state: LayerState, rows: range) -> None:
         """Add one layer of the images `rows` to the groups that hold them."""
-        tokens = patch_tokens(state).double()
+        tokens = patch_tokens(state)
         for name, members in self.groups.items():
             chosen = [position for position, row in enumerate(rows) if row in members]
             if not chosen:
                 continue
-            block = tokens[chosen].flatten(0, 1)
-            new = (block.T @ block).cpu().numpy(), block.sum(0).cpu().numpy(), len(block)
+            block = tokens[chosen].flatten(0, 1).double()
+            new = _gram(block), block.sum(0).cpu().numpy(), len(block)
             old = self.sums.get((name, state.layer))
             self.sums[name, state.layer] = new if old is None else tuple(a + b for a, b in zip(old, new, strict=True))
 
@@ -40,6 +43,14 @@ class Moments:
     def fresh(self) -> "Moments":
         """The same groups with nothing summed."""
         return Moments(self.groups)
+
+
+def _gram(block: Tensor) -> np.ndarray:
+    """X^T X, (D, D); on the CPU by NumPy, which does half the work where both factors are one matrix (BLAS's syrk)."""
+    if block.device.type == "cpu":
+        rows = block.numpy()
+        return rows.T @ rows
+    return (block.T @ block).cpu().numpy()
 
 
 def spectrum(
@@ -61,13 +72,22 @@ def spectrum(
 def principal_angles(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     """Principal angles in degrees, ascending, (..., k), between the spans of orthonormal columns (..., D, k).
 
-    cos(theta) are the singular values of Q1^T Q2; below 45 degrees the angle is taken from the sines instead, the
-    singular values of Q2 - Q1 Q1^T Q2, which keep small angles exact (Bjorck and Golub, 1973).
+    cos(theta) are the singular values of Q1^T Q2. Below 0.01 rad, where the cosine would lose digits, the angle is
+    taken from the sines, the singular values of Q2 - Q1 Q1^T Q2, which keep small angles exact (Bjorck and Golub,
+    1973); above, the cosine gives it to 1e-13 rad.
     """
     cross = np.swapaxes(first, -1, -2) @ second
+    return _angles(cross, lambda near: second[near] - first[near] @ cross[near])
+
+
+def _angles(cross: np.ndarray, rest: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+    """The angles from Q1^T Q2, (..., k, k); `rest` gives Q2 - Q1 Q1^T Q2 of those pairs that have a small one."""
     cosines = np.linalg.svd(cross, compute_uv=False)
-    sines = np.linalg.svd(second - first @ cross, compute_uv=False)[..., ::-1]
-    angles = np.where(cosines**2 > 0.5, np.arcsin(np.clip(sines, 0, 1)), np.arccos(np.clip(cosines, 0, 1)))
+    angles = np.arccos(np.clip(cosines, 0, 1))
+    near = angles[..., 0] < SMALL
+    if near.any():
+        sines = np.linalg.svd(rest(near), compute_uv=False)[..., ::-1]
+        angles[near] = np.where(angles[near] < SMALL, np.arcsin(np.clip(sines, 0, 1)), angles[near])
     return np.degrees(angles)
 
 
@@ -79,12 +99,16 @@ def angle_table(bases: dict[tuple[str, int], np.ndarray], pairs: Sequence[tuple[
     width = next(iter(bases.values())).shape[0]
     if not 1 <= k <= width // 2:
         raise ValueError(f"k = {k}: two subspaces of {width} dimensions can be told apart for k from 1 to {width // 2}")
-    tables = []
-    for layer in sorted({layer for _, layer in bases}):
-        first, second = (np.stack([bases[pair[side], layer][:, :k] for pair in pairs]) for side in (0, 1))
-        angles = principal_angles(first, second)[:, 0]
-        tables.append(pd.DataFrame(pairs, columns=["class_a", "class_b"]).assign(layer=layer, theta1_deg=angles))
-    return pd.concat(tables, ignore_index=True)
+    layers, names, angles = sorted({layer for _, layer in bases}), sorted({name for pair in pairs for name in pair}), []
+    first, second = (np.array([names.index(pair[side]) for pair in pairs]) for side in (0, 1))
+    for layer in layers:
+        each = np.stack([bases[name, layer][:, :k] for name in names])
+        beside = each.transpose(1, 0, 2).reshape(width, -1)  # one product of all with all, and no copies for the pairs
+        cross = (beside.T @ beside).reshape(len(names), k, len(names), k)[first, :, second]
+        found = _angles(cross, lambda near, q=each, c=cross: q[second[near]] - q[first[near]] @ c[near])
+        angles.append(found[:, 0])
+    table = pd.DataFrame([*pairs] * len(layers), columns=["class_a", "class_b"])
+    return table.assign(layer=np.repeat(layers, len(pairs)), theta1_deg=np.concatenate(angles))
 
 
 def control_groups(classes: np.ndarray, seed: int) -> dict[str, list[int]]:

@@ -1,5 +1,7 @@
 """The walk through the encoder against timm's own forward pass; seeded masking; the one pass over the images."""
 
+import weakref
+
 import numpy as np
 import pytest
 import torch
@@ -265,3 +267,34 @@ def test_a_model_without_a_classifier_gives_no_class(tiny_images):
     *_, last = walk(model, tiny_images.tensor([0]))
     with pytest.raises(ValueError, match="this model has no classifier: use mae_finetuned or vit_supervised"):
         classify(model, last)
+
+
+def test_attention_is_formed_once_a_layer_for_all_who_ask(tiny_vit, tiny_images):
+    for state in walk(tiny_vit, tiny_images.tensor([0, 1])):
+        assert state.attention() is state.attention()
+        assert state.mean_attention() is state.mean_attention()
+        assert torch.equal(state.mean_attention(), state.attention().mean(1))
+
+
+def test_what_is_gathered_does_not_keep_the_layers_in_memory(tiny_vit, tiny_images):
+    gathered = PerImage(cls_token)
+    for state in walk(tiny_vit, tiny_images.tensor([0, 1])):
+        gathered.add(state, range(2))
+        assert all(part.base is None for part in gathered.layers[state.layer]), "a view keeps all tokens alive"
+
+
+def test_a_layer_is_let_go_before_the_next_is_computed(tiny_vit, tiny_images):
+    alive, maps = [], []
+
+    class Watch(PerImage):
+        def add(self, state, rows):
+            alive.append(sum(each() is not None for each in maps))
+            maps.append(weakref.ref(state.attention()))
+
+        def result(self):
+            return np.array(alive)
+
+        def fresh(self):
+            return self
+
+    assert one_pass(tiny_vit, tiny_images, {"watch": Watch(cls_token)}, batch_size=6)["watch"].tolist() == [0] * 8

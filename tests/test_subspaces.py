@@ -49,11 +49,21 @@ def test_agrees_with_scipy_on_nearly_equal_subspaces():
     assert np.all(found > 1e-8)
 
 
-@pytest.mark.parametrize("angle", [1e-9, 1e-5, 0.1, np.pi / 4, 1.5])
+@pytest.mark.parametrize("angle", [1e-9, 1e-5, 0.0099, 0.0101, 0.1, np.pi / 4, 1.5])
 def test_known_angles_come_back_in_ascending_order(angle):
     angles = np.array([angle, angle / 2, 1.55])
     first, second = rotated_by(angles, 20, np.random.default_rng(1))
     np.testing.assert_allclose(np.radians(principal_angles(first, second)), np.sort(angles), rtol=1e-5)
+
+
+def test_small_and_large_angles_side_by_side_agree_with_scipy():
+    generator = np.random.default_rng(7)
+    sizes = np.array([[1e-8, 0.3, 1.2], [0.009, 0.011, 0.5], [0.02, 0.8, 1.5], [0.7, 0.8, 0.9]])
+    pairs = [rotated_by(angles, 20, generator) for angles in sizes]
+    found = np.radians(principal_angles(*(np.stack(side) for side in zip(*pairs, strict=True))))
+    np.testing.assert_allclose(found, sizes, rtol=1e-7, atol=1e-13)
+    theirs = [subspace_angles(*pair)[::-1] for pair in pairs]
+    np.testing.assert_allclose(found, theirs, rtol=0, atol=2e-8)  # SciPy takes the first angle of all for 0
 
 
 def test_identical_subspaces_have_angle_zero_whatever_their_bases():

@@ -37,6 +37,7 @@ from mae_helpers.figures.robustness import (
     rollout_overlays,
     verdict_bars,
 )
+from mae_helpers.figures.speed import ratio_dots
 from mae_helpers.figures.style import (
     CLASS_COLOURS,
     MODEL_COLOURS,
@@ -85,6 +86,7 @@ __all__ = [
     "pairing_curves",
     "panels",
     "published_curve",
+    "ratio_dots",
     "released_pairings",
     "rollout_overlays",
     "singular_value_curves",

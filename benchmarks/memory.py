@@ -1,0 +1,105 @@
+"""Peak memory of the pass with all statistics, against keeping every attention map; each in a process of its own."""
+
+import json
+import subprocess
+import sys
+import tempfile
+from functools import cache, partial
+from pathlib import Path
+
+import numpy as np
+import psutil
+import torch
+from timm.models.vision_transformer import VisionTransformer
+
+from benchmarks.harness import Pair, Row, largest_difference
+from benchmarks.inputs import demo, demo_images
+from benchmarks.statistics import BATCH, all_statistics
+from mae_helpers.attention import attention_distance, patch_distances
+from mae_helpers.encoder import LayerState, one_pass, walk
+from mae_helpers.images import ImageSet
+from mae_helpers.profiles import ROOT
+from mae_helpers.usage import peaks
+
+IMAGES = 500
+STORED = 250  # images whose maps are kept: 22 MB each, 5.6 GB; twice as many would not fit a small machine
+
+
+def in_one_pass(model: VisionTransformer, images: ImageSet) -> np.ndarray:
+    """Attention distances among all other statistics, (images, layers, heads)."""
+    return one_pass(model, images, all_statistics(model, images), batch_size=BATCH)["distance"]
+
+
+def from_stored_maps(model: VisionTransformer, images: ImageSet) -> np.ndarray:
+    """Attention distances from the maps of all images, kept first, (images, layers, heads)."""
+    maps = [[state.attention() for state in walk(model, batch)] for _, batch in images.batches(BATCH)]
+    distances = patch_distances(model.patch_embed.grid_size[0], model.patch_embed.patch_size[0])
+    found = []
+    for batch in maps:
+        states = [LayerState(0, None, None, None, None, None) for _ in batch]
+        for state, attention in zip(states, batch, strict=True):
+            vars(state)["_attention"] = attention
+        found.append(torch.stack([attention_distance(state, distances) for state in states], 1).numpy())
+    return np.concatenate(found)
+
+
+WAYS = {"pass": in_one_pass, "stored": from_stored_maps}
+
+
+@cache
+def in_a_process(way: str, count: int) -> dict:
+    """`distance`, and the MB that the way took above what the process held with the model loaded; run once for all rows."""
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder) / "distance.npy"
+        call = [sys.executable, "-m", "benchmarks.memory", way, str(count), str(out)]
+        said = subprocess.run(call, cwd=ROOT, check=True, capture_output=True, text=True).stdout
+        return {"distance": np.load(out)} | json.loads(said)
+
+
+def pair(device: torch.device, ours: tuple[str, int], other: tuple[str, int]) -> Pair:
+    """Two ways on so many images each; equal on the images that both have."""
+    common = min(ours[1], other[1])
+
+    def gap(first: dict, second: dict) -> float:
+        kept = [each["distance"][:: len(each["distance"]) // common] for each in (first, second)]
+        return largest_difference({"distance": kept[0]}, {"distance": kept[1]})
+
+    return Pair(
+        ours=partial(in_a_process, *ours),
+        other=partial(in_a_process, *other),
+        difference=gap,
+        tolerance=1e-4,
+        setting=f"demo's model (12 layers x 12 heads, 196 patches), {ours[1]} images against {other[1]}, batches of "
+        f"{BATCH}; MB above the loaded model; distances in pixels",
+        cost=lambda function: function()["mb"],
+    )
+
+
+ROWS = [
+    Row(
+        name="memory",
+        measured="peak memory of that pass, 500 images",
+        against="storing all attention maps",
+        goals={"cpu": ">= 10"},
+        pair=partial(pair, ours=("pass", IMAGES), other=("stored", STORED)),
+        unit="mb",
+        repeats=1,
+    ),
+    Row(
+        name="memory_flat",
+        measured="peak memory of that pass, 500 images",
+        against="the same pass, 125 images",
+        goals={"cpu": "<= 1.1"},
+        pair=partial(pair, ours=("pass", IMAGES), other=("pass", IMAGES // 4)),
+        unit="mb",
+        repeats=1,
+    ),
+]
+
+if __name__ == "__main__":
+    way, count, out = sys.argv[1:]
+    model, images = demo("mae_finetuned"), demo_images()
+    images = images.take(range(0, len(images), len(images) // int(count)))  # all classes, whatever their number
+    held = psutil.Process().memory_info().rss / 2**20
+    np.save(out, WAYS[way](model, images))
+    print(json.dumps({"mb": round(peaks()["peak_memory_mb"] - held, 1)}))

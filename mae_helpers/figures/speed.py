@@ -1,0 +1,21 @@
+"""Figures of the page on speed: ratios with their intervals beside the goals."""
+
+import pandas as pd
+from matplotlib.axes import Axes
+
+
+def ratio_dots(table: pd.DataFrame, ax: Axes) -> Axes:
+    """A line a row of `table` (name, ratio, low, high, goal, met): the ratio with its interval, the goal as a bar.
+
+    Rows without a ratio are left out. The axis of ratios is logarithmic.
+    """
+    rows = table[table["ratio"].notna()].iloc[::-1].reset_index(drop=True)
+    colours = rows["met"].astype(str).map({"True": "#0072B2", "False": "#D55E00"})
+    ax.hlines(rows.index, rows["low"], rows["high"], colors=colours)
+    for met, label in (("True", "goal met"), ("False", "goal not met")):
+        there = rows[rows["met"].astype(str) == met]
+        ax.scatter(there["ratio"], there.index, c=colours[there.index], label=label, zorder=3)
+    goals = rows["goal"].str.split().str[1].astype(float)
+    ax.scatter(goals, rows.index, marker="|", s=220, c="black", label="goal", zorder=2)
+    ax.set(xscale="log", xlabel="ratio", yticks=rows.index, yticklabels=rows["name"], ylim=(-0.7, len(rows) - 0.3))
+    return ax
