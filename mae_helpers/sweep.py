@@ -99,14 +99,21 @@ def gather(
         return {number: task for number, task in rest.items() if task}
 
     waiting = unfinished(dict(enumerate(tasks)), warn=True)
-    guided = {_seen(task): task for task in waiting.values() if task.perturbation.guided}
-    if guided:
-        first = [replace(task, perturbation=Clean()) for task in guided.values()]
-        clean = dict(zip(guided, gather(first, ROLLOUTS, folder, compute, workers), strict=True))
-        waiting = {
-            number: replace(task, clean=clean[_seen(task)]) if task.perturbation.guided else task
-            for number, task in unfinished(waiting).items()
+    guided = [number for number, task in waiting.items() if task.perturbation.guided]
+    if guided:  # these look at what the models make of the clean images
+        first = {
+            tuple(one.digest for one in waiting[n].subjects): replace(waiting[n], perturbation=Clean()) for n in guided
         }
+        rollouts = gather(list(first.values()), ROLLOUTS, folder, compute, workers)
+        clean = {
+            one.digest: found[one.name]
+            for task, found in zip(first.values(), rollouts, strict=True)
+            for one in task.subjects
+        }
+        waiting = unfinished(waiting)
+        for number in [number for number in guided if number in waiting]:
+            task = waiting[number]
+            waiting[number] = replace(task, clean={one.name: clean[one.digest] for one in task.subjects})
     since, force = time.monotonic(), False
     while waiting:
         queue = _Queue(waiting, folder, measures, results)
@@ -126,11 +133,6 @@ def gather(
             time.sleep(POLL)
         waiting = queue.left
     return [results[number] for number in range(len(tasks))]
-
-
-def _seen(task: Task) -> tuple[str, ...]:
-    """What a task's models are and see, whatever the perturbation."""
-    return tuple(subject.digest for subject in task.subjects)
 
 
 def _here(tasks: Iterator[tuple[int, Task]], compute: Compute) -> Iterator[tuple[int, Task, dict[str, Arrays]]]:

@@ -180,8 +180,8 @@ class Workers:
         from distributed import wait
 
         running: dict[Future, tuple[int, Task, str]] = {}
-        failure, exhausted = None, False
-        while not exhausted or running:
+        failure, exhausted, ready = None, False, []
+        while not exhausted or running or ready:
             busy = {worker for _, _, worker in running.values()}
             for worker in () if exhausted else sorted(set(self.client.nthreads()) - busy):
                 number, task = next(tasks, (None, None))
@@ -189,6 +189,8 @@ class Workers:
                 if exhausted:
                     break
                 running[self._submit(task, worker)] = (number, task, worker)
+            yield from ready  # written here while the workers are busy again
+            ready = []
             if not running:
                 if not exhausted:
                     self._wait()
@@ -201,11 +203,9 @@ class Workers:
             for future in done:
                 number, task, _ = running.pop(future)
                 try:
-                    found = future.result()
+                    ready.append((number, task, future.result()))
                 except Exception as error:
                     failure, exhausted = failure or self._clear(error, task), True
-                    continue
-                yield number, task, found
         if failure:
             raise failure
 

@@ -499,6 +499,23 @@ def test_a_cell_that_another_run_finishes_meanwhile_is_read(mae, tmp_path, monke
     np.testing.assert_array_equal(sweep.sweep([mae], {"clean": Clean()}, "embedding", tmp_path)["mae"]["clean"], whole)
 
 
+def test_a_guided_cell_that_another_run_finishes_while_the_clean_ones_are_computed(pair, tmp_path, monkeypatch):
+    """One of two models is done when its turn comes: the other's own rollouts are still at hand."""
+    half = {50: Occlusion(50)}
+    expected = sweep.sweep(pair, half, "embedding", tmp_path / "expected")
+    real = sweep.gather
+
+    def gather(tasks, measures, *rest):
+        found = real(tasks, measures, *rest)
+        if measures == ROLLOUTS:
+            monkeypatch.setattr(sweep, "gather", real)
+            sweep.sweep(pair[:1], half, "embedding", tmp_path)
+        return found
+
+    monkeypatch.setattr(sweep, "gather", gather)
+    assert same(sweep.sweep(pair, half, "embedding", tmp_path), expected)
+
+
 @pytest.fixture
 def claimed(mae, tmp_path):
     """The claim of a cell, held by somebody else."""
