@@ -15,8 +15,8 @@ from timm.models.vision_transformer import VisionTransformer
 from benchmarks.harness import Pair, Row, largest_difference
 from benchmarks.inputs import demo, demo_images
 from benchmarks.statistics import BATCH, all_statistics
-from mae_helpers.attention import attention_distance, patch_distances
-from mae_helpers.encoder import LayerState, one_pass, walk
+from mae_helpers.attention import patch_distances
+from mae_helpers.encoder import one_pass, walk
 from mae_helpers.images import ImageSet
 from mae_helpers.profiles import ROOT
 from mae_helpers.usage import peaks
@@ -31,16 +31,15 @@ def in_one_pass(model: VisionTransformer, images: ImageSet) -> np.ndarray:
 
 
 def from_stored_maps(model: VisionTransformer, images: ImageSet) -> np.ndarray:
-    """Attention distances from the maps of all images, kept first, (images, layers, heads)."""
-    maps = [[state.attention() for state in walk(model, batch)] for _, batch in images.batches(BATCH)]
+    """Attention distances from the maps of all images, kept first in one array, (images, layers, heads)."""
+    layers, heads, length = len(model.blocks), model.blocks[0].attn.num_heads, 1 + model.patch_embed.num_patches
+    maps = torch.empty(len(images), layers, heads, length, length)
+    for rows, batch in images.batches(BATCH):
+        for state in walk(model, batch):
+            maps[rows.start : rows.stop, state.layer - 1] = state.attention()
     distances = patch_distances(model.patch_embed.grid_size[0], model.patch_embed.patch_size[0])
-    found = []
-    for batch in maps:
-        states = [LayerState(0, None, None, None, None, None) for _ in batch]
-        for state, attention in zip(states, batch, strict=True):
-            vars(state)["_attention"] = attention
-        found.append(torch.stack([attention_distance(state, distances) for state in states], 1).numpy())
-    return np.concatenate(found)
+    among = [each[:, :, 1:, 1:] for each in maps]
+    return np.stack([((each * distances).sum(-1) / each.sum(-1)).mean(-1).numpy() for each in among])
 
 
 WAYS = {"pass": in_one_pass, "stored": from_stored_maps}

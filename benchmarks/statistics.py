@@ -16,7 +16,7 @@ from mae_helpers.features import head_features
 from mae_helpers.images import ImageSet
 from mae_helpers.subspaces import Moments
 
-BATCH = 16
+BATCH = 8
 
 
 def all_statistics(model: VisionTransformer, images: ImageSet) -> dict[str, Statistic]:

@@ -11,7 +11,7 @@ from timm.models.vision_transformer import VisionTransformer
 
 from mae_helpers.profiles import PRECISIONS, Computing
 
-FIRST_BATCH = {"cuda": 256, "cpu": 16}  # on a CPU, so that a layer fits its caches
+FIRST_BATCH = {"cuda": 256, "cpu": 8}  # on a CPU, so that a layer fits its caches
 
 
 @dataclass
