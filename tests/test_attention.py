@@ -109,6 +109,15 @@ def test_distances_among_visible_patches_by_hand():
     torch.testing.assert_close(found, torch.tensor([[8.0], [24.0], [24.0]]), msg="one across, three across, three down")
 
 
+def test_the_mean_of_all_patches_of_vit_b_keeps_its_digits():
+    attention = torch.softmax(torch.randn(1, 2, 197, 197, generator=torch.Generator().manual_seed(0)), -1)
+    distances, exact = patch_distances(14, 16), attention[:, :, 1:, 1:].double()
+    expected = ((exact * distances).sum(-1) / exact.sum(-1)).mean(-1)
+    torch.testing.assert_close(
+        attention_distance(state_with(attention), distances).double(), expected, rtol=5e-7, atol=0
+    )
+
+
 def test_distance_table_counts_from_one_and_averages_images():
     per_image = np.arange(12, dtype=float).reshape(2, 3, 2)
     table = distance_table(per_image, model="mae_pretrained", images="demo", uniform_px=5.0)
