@@ -3,6 +3,7 @@
 import argparse
 import hashlib
 import re
+import zipfile
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
@@ -15,9 +16,12 @@ from torch import Tensor, nn
 
 from mae_helpers.demo import WEIGHTS
 from mae_helpers.downloads import DownloadError, cache_folder, download, from_hub, timm_settings
+from mae_helpers.kinds import shown
 from mae_helpers.profiles import Model, Profile
 
 DECODER_KEYS = ("mask_token", "decoder_")  # what the official pre-training checkpoint holds beside the encoder
+
+UNPACKED = 10  # times its size on the disk: how much a file may unpack to
 
 
 class CheckpointError(ValueError):
@@ -103,9 +107,11 @@ def verify(path: Path, expected: str | None) -> None:
         expected = f"sha256:{path.resolve().name}"
     if expected is None:
         return
-    kind, _, digest = expected.partition(":")
-    if kind not in hashlib.algorithms_guaranteed or not digest:
-        raise CheckpointError(f"{path}: hash {expected!r} in the profile is not of the form md5:... or sha256:...")
+    if not re.fullmatch("(md5|sha1|sha256|sha512):[0-9a-fA-F]+", expected):
+        raise CheckpointError(
+            f"{path}: hash {shown(expected)} in the profile is not of the form md5:... or sha256:..., with its digits"
+        )
+    kind, _, digest = expected.lower().partition(":")
     found = file_hash(path, kind)
     if not found.startswith(digest):
         raise CheckpointError(f"{path}: {kind} is {found}, expected {digest}...; fetch the file again")
@@ -114,12 +120,14 @@ def verify(path: Path, expected: str | None) -> None:
 def read_weights(path: Path) -> dict[str, Tensor]:
     """The tensors of a .safetensors file or of a pickle in the official layout `{"model": ..., "args": Namespace}`.
 
-    Pickles are read with `weights_only=True`, that one class allowed. Floating-point tensors come back as float32.
+    Pickles are read with `weights_only=True`, that one class allowed. Floating-point tensors come back as float32, none
+    with a number that is not finite: that would make every result NaN.
     """
     try:
         if path.suffix == ".safetensors":
             weights = load_file(path)
         else:
+            _check_archive(path)
             with torch.serialization.safe_globals([argparse.Namespace]):
                 weights = torch.load(path, map_location="cpu", weights_only=True)
             weights = weights.get("model", weights) if isinstance(weights, Mapping) else weights
@@ -127,15 +135,44 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         reason = str(error).strip().partition("\n")[0][:200]
         raise CheckpointError(
             f"{path}: not a readable checkpoint ({type(error).__name__}: {reason}); fetch it again from its source"
-        ) from error
+        ) from None
     if not isinstance(weights, Mapping) or not all(isinstance(key, str) for key in weights):
         raise CheckpointError(
             f"{path}: {type(weights).__name__} found; expected tensors by name, flat or under 'model'"
         )
     strange = [key for key, value in weights.items() if not isinstance(value, Tensor)]
     if strange:
-        raise CheckpointError(f"{path}: {strange[:5]} are no tensors; expected a flat layout, or one under 'model'")
-    return {key: value.float() if value.is_floating_point() else value for key, value in weights.items()}
+        raise CheckpointError(
+            f"{path}: {shown(strange[:5])} are no tensors; expected a flat layout, or one under 'model'"
+        )
+    return {key: _number_format(path, key, value) for key, value in weights.items()}
+
+
+def _check_archive(path: Path) -> None:
+    """ValueError for a zip that unpacks to far more than it takes on the disk; PyTorch's own are not compressed."""
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as file:
+            size = sum(member.file_size for member in file.infolist())
+        if size > UNPACKED * path.stat().st_size:
+            raise ValueError(f"its {path.stat().st_size} bytes would unpack to {size}")
+
+
+def _number_format(path: Path, key: str, value: Tensor) -> Tensor:
+    """A tensor as its model takes it, floating point in float32; a CheckpointError where that is not what it is."""
+    place, dense = f"{path}: {shown(key)[1:-1]}", value.layout == torch.strided and value.device.type == "cpu"
+    if not dense or value.is_quantized or value.is_complex():
+        raise CheckpointError(f"{place} is quantised, sparse, complex or empty of data; save it as a plain tensor")
+    if value.numel() * value.element_size() > UNPACKED * path.stat().st_size:
+        raise CheckpointError(f"{place} of shape {tuple(value.shape)} is larger than its file; fetch it again")
+    if not value.is_floating_point():
+        return value
+    value = value.float()
+    if not torch.isfinite(value).all():
+        count = int((~torch.isfinite(value)).sum())
+        raise CheckpointError(
+            f"{place} has {count} numbers that are NaN or infinite in float32; fetch or train it again"
+        )
+    return value
 
 
 def load_strictly(module: nn.Module, weights: dict[str, Tensor], path: Path) -> None:
@@ -143,11 +180,17 @@ def load_strictly(module: nn.Module, weights: dict[str, Tensor], path: Path) -> 
     expected = {key: tuple(value.shape) for key, value in module.state_dict().items()}
     found = {key: tuple(value.shape) for key, value in weights.items()}
     problems = [f"missing {key} {shape}" for key, shape in expected.items() if key not in found]
-    problems += [f"surplus {key} {shape}" for key, shape in found.items() if key not in expected]
+    surplus = [f"surplus {shown(key)[1:-1]} {shape}" for key, shape in found.items() if key not in expected]
+    problems = problems[: 5 - min(2, len(surplus))] + surplus + problems[5 - min(2, len(surplus)) :]  # some of both
     problems += [
         f"{key} has shape {found[key]}, expected {shape}"
         for key, shape in expected.items()
         if found.get(key, shape) != shape
+    ]
+    problems += [
+        f"{key} holds {weights[key].dtype}, expected floating point"
+        for key, value in module.state_dict().items()
+        if key in weights and value.is_floating_point() != weights[key].is_floating_point()
     ]
     if problems:
         more = f" and {len(problems) - 5} more" if len(problems) > 5 else ""
@@ -175,8 +218,14 @@ def architecture(model: Model, size: int | None = None) -> VisionTransformer:
     what = model.model or "VisionTransformer"
     try:
         vit = timm.create_model(model.model, **model.arguments) if model.model else VisionTransformer(**model.arguments)
-    except (RuntimeError, TypeError, ValueError) as error:
-        raise CheckpointError(f"{what} with {model.arguments}: {error}; correct `model` or `arguments`") from None
+    except Exception as error:  # timm checks some arguments by assertions, others not at all
+        reason = str(error).strip().partition("\n")[0][:200] or "it cannot be built"
+        reason = (
+            reason if isinstance(error, RuntimeError | TypeError | ValueError) else f"{type(error).__name__}: {reason}"
+        )
+        raise CheckpointError(
+            f"{what} with {shown(model.arguments)}: {reason}; correct `model` or `arguments`"
+        ) from None
     if type(vit) is not VisionTransformer:
         raise CheckpointError(f"{what}: it is a {type(vit).__name__}; only timm's VisionTransformer is understood")
     if vit.num_prefix_tokens != 1 or not vit.has_class_token:

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import torch
 from timm.models.vision_transformer import VisionTransformer
 
-from mae_helpers.profiles import PRECISIONS, Computing
+from mae_helpers.profile_checks import PRECISIONS
+from mae_helpers.profiles import Computing
 
 FIRST_BATCH = {"cuda": 256, "cpu": 32}
 
