@@ -157,7 +157,7 @@ def _values(path: Path) -> Any:
     except OSError as error:
         raise ProfileError(f"{path}: not readable ({error.strerror}); correct its name or its rights") from None
     except yaml.YAMLError as error:
-        raise ProfileError(f"{path}: not valid YAML: {error}") from None
+        raise ProfileError(f"{path}: not valid YAML: {' '.join(str(error).split())[:300]}") from None
 
 
 def load_profile(name: str | Path) -> Profile:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import yaml
 
-from mae_helpers import book, checkpoints, imagenet_c, images, notebooks, results
+from mae_helpers import book, checkpoints, imagenet_c, images, notebooks, plain_yaml, results
 from mae_helpers.display import Display
 from mae_helpers.profiles import ROOT, Profile, load_profile, reference
 from mae_helpers.progress import PROGRESS_FILE
@@ -41,9 +41,12 @@ def check_inputs(profile: Profile, device: str) -> None:
 
 
 def parse_value(text: str) -> object:
-    """A parameter's value from the command line, read as YAML: `10`, `0.75`, `true`, `[1, 2]`, `text`."""
+    """A parameter's value from the command line, read as YAML: `10`, `0.75`, `true`, `[1, 2]`, `null` or `None`, `text`.
+
+    What is no YAML is text, and so is nothing at all.
+    """
     try:
-        return yaml.safe_load(text)
+        return None if text == "None" else plain_yaml.read(text) if text.strip() else text
     except yaml.YAMLError:
         return text
 
