@@ -15,6 +15,7 @@ from mae_helpers.compute import Compute, computing_of
 from mae_helpers.decoded import decoded
 from mae_helpers.encoder import Statistic, one_pass
 from mae_helpers.images import ImageSet
+from mae_helpers.kinds import check_parameter
 from mae_helpers.perturbations import Perturbation
 from mae_helpers.profiles import Profile, load_profile
 from mae_helpers.subjects import Subject, open_model, origin_of, seen_by, subject_of
@@ -43,6 +44,9 @@ class Chapter:
 
     def some_classes(self, count: int) -> list[str]:
         """At most `count` of the images' classes in their order, the profile's `three_classes` among them."""
+        check_parameter("class_count", count, [10])
+        if count < 2:
+            raise ValueError(f"class_count {count}: use 2 or more, so that classes can be compared")
         names, first = self.all_images.names, self.profile.three_classes
         chosen = list(dict.fromkeys([*first, *names]))[:count]
         return [name for name in names if name in chosen]
@@ -178,6 +182,7 @@ def begin(
     `scheduler` says where cells are computed: None in this process, a number on as many local workers, an address on
     those of a Dask cluster. Trouble with any of these is raised here, before anything is computed.
     """
+    check_parameter("seed", seed, [0])
     loaded = load_profile(profile)
     compute, tables = computing_of(loaded.compute, precision), results.folder(loaded, results_folder)
     workers = None if scheduler is None else Workers(scheduler, device)

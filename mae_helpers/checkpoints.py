@@ -1,37 +1,31 @@
 """Find a checkpoint or fetch it, verify its hash, and load it strictly into a timm `VisionTransformer`."""
 
-import argparse
 import hashlib
 import re
-from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 
 import timm
 import torch
-from safetensors.torch import load_file
 from timm.models.vision_transformer import VisionTransformer
-from torch import Tensor, nn
+from torch import nn
 
 from mae_helpers.demo import WEIGHTS
 from mae_helpers.downloads import DownloadError, cache_folder, download, from_hub, timm_settings
+from mae_helpers.kinds import shown
 from mae_helpers.profiles import Model, Profile
+from mae_helpers.weights import CheckpointError, load_strictly, read_weights
 
 DECODER_KEYS = ("mask_token", "decoder_")  # what the official pre-training checkpoint holds beside the encoder
-
-
-class CheckpointError(ValueError):
-    """A checkpoint that cannot be used: the message names the file, the tensor or hash, and the remedy."""
 
 
 def pick_device(name: str = "auto") -> torch.device:
     """The device to compute on: `auto` takes a GPU where there is one; an absent device is a ValueError."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise ValueError(f"device {name!r}: use auto, cpu, cuda or cuda:N") from None
+    if not re.fullmatch(r"cpu|cuda(:\d{1,3})?", str(name)):
+        raise ValueError(f"device {shown(name)}: use auto, cpu, cuda or cuda:N")
+    device = torch.device(name)
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         found = torch.cuda.device_count()
         raise ValueError(f"device {name!r}: PyTorch sees {found} CUDA devices here; use --device cpu or auto")
@@ -103,58 +97,14 @@ def verify(path: Path, expected: str | None) -> None:
         expected = f"sha256:{path.resolve().name}"
     if expected is None:
         return
-    kind, _, digest = expected.partition(":")
-    if kind not in hashlib.algorithms_guaranteed or not digest:
-        raise CheckpointError(f"{path}: hash {expected!r} in the profile is not of the form md5:... or sha256:...")
+    if not re.fullmatch("(md5|sha1|sha256|sha512):[0-9a-fA-F]+", expected):
+        raise CheckpointError(
+            f"{path}: hash {shown(expected)} in the profile is not of the form md5:... or sha256:..., with its digits"
+        )
+    kind, _, digest = expected.lower().partition(":")
     found = file_hash(path, kind)
     if not found.startswith(digest):
         raise CheckpointError(f"{path}: {kind} is {found}, expected {digest}...; fetch the file again")
-
-
-def read_weights(path: Path) -> dict[str, Tensor]:
-    """The tensors of a .safetensors file or of a pickle in the official layout `{"model": ..., "args": Namespace}`.
-
-    Pickles are read with `weights_only=True`, that one class allowed. Floating-point tensors come back as float32.
-    """
-    try:
-        if path.suffix == ".safetensors":
-            weights = load_file(path)
-        else:
-            with torch.serialization.safe_globals([argparse.Namespace]):
-                weights = torch.load(path, map_location="cpu", weights_only=True)
-            weights = weights.get("model", weights) if isinstance(weights, Mapping) else weights
-    except Exception as error:  # each reader has exceptions of its own; the cause stays attached
-        reason = str(error).strip().partition("\n")[0][:200]
-        raise CheckpointError(
-            f"{path}: not a readable checkpoint ({type(error).__name__}: {reason}); fetch it again from its source"
-        ) from error
-    if not isinstance(weights, Mapping) or not all(isinstance(key, str) for key in weights):
-        raise CheckpointError(
-            f"{path}: {type(weights).__name__} found; expected tensors by name, flat or under 'model'"
-        )
-    strange = [key for key, value in weights.items() if not isinstance(value, Tensor)]
-    if strange:
-        raise CheckpointError(f"{path}: {strange[:5]} are no tensors; expected a flat layout, or one under 'model'")
-    return {key: value.float() if value.is_floating_point() else value for key, value in weights.items()}
-
-
-def load_strictly(module: nn.Module, weights: dict[str, Tensor], path: Path) -> None:
-    """Copy weights into a module; a missing, surplus or wrongly shaped tensor is a CheckpointError that names it."""
-    expected = {key: tuple(value.shape) for key, value in module.state_dict().items()}
-    found = {key: tuple(value.shape) for key, value in weights.items()}
-    problems = [f"missing {key} {shape}" for key, shape in expected.items() if key not in found]
-    problems += [f"surplus {key} {shape}" for key, shape in found.items() if key not in expected]
-    problems += [
-        f"{key} has shape {found[key]}, expected {shape}"
-        for key, shape in expected.items()
-        if found.get(key, shape) != shape
-    ]
-    if problems:
-        more = f" and {len(problems) - 5} more" if len(problems) > 5 else ""
-        raise CheckpointError(
-            f"{path}: does not fit the model: {'; '.join(problems[:5])}{more}; correct `arguments` in the profile"
-        )
-    module.load_state_dict(weights)
 
 
 def settings_of(profile: Profile, name: str) -> Model:
@@ -175,8 +125,14 @@ def architecture(model: Model, size: int | None = None) -> VisionTransformer:
     what = model.model or "VisionTransformer"
     try:
         vit = timm.create_model(model.model, **model.arguments) if model.model else VisionTransformer(**model.arguments)
-    except (RuntimeError, TypeError, ValueError) as error:
-        raise CheckpointError(f"{what} with {model.arguments}: {error}; correct `model` or `arguments`") from None
+    except Exception as error:  # timm checks some arguments by assertions, others not at all
+        reason = str(error).strip().partition("\n")[0][:200] or "it cannot be built"
+        reason = (
+            reason if isinstance(error, RuntimeError | TypeError | ValueError) else f"{type(error).__name__}: {reason}"
+        )
+        raise CheckpointError(
+            f"{what} with {shown(model.arguments)}: {reason}; correct `model` or `arguments`"
+        ) from None
     if type(vit) is not VisionTransformer:
         raise CheckpointError(f"{what}: it is a {type(vit).__name__}; only timm's VisionTransformer is understood")
     if vit.num_prefix_tokens != 1 or not vit.has_class_token:

@@ -9,7 +9,8 @@ from functools import cache
 import torch
 from timm.models.vision_transformer import VisionTransformer
 
-from mae_helpers.profiles import PRECISIONS, Computing
+from mae_helpers.profile_checks import PRECISIONS
+from mae_helpers.profiles import Computing
 
 FIRST_BATCH = {"cuda": 256, "cpu": 8}  # on a CPU, so that a layer fits its caches
 

@@ -41,7 +41,7 @@ class Corruption:
     def __post_init__(self) -> None:
         if self.corruption not in GROUP_OF:
             raise ValueError(f"corruption {self.corruption!r} is unknown; use one of {', '.join(GROUP_OF)}")
-        if self.severity not in SEVERITIES:
+        if self.severity not in SEVERITIES or not isinstance(self.severity, int):
             raise ValueError(f"{self.corruption}: severity {self.severity} is unknown; use 1 to 5")
 
     @property
@@ -62,7 +62,9 @@ class Corruption:
 def corruption_levels(
     names: tuple[str, ...] = tuple(GROUP_OF), severities: tuple[int, ...] = SEVERITIES, seed: int = 0
 ) -> dict[tuple[str, int], Corruption]:
-    """The cells of Table II: (corruption, severity) -> Corruption."""
+    """The cells of Table II: (corruption, severity) -> Corruption; ValueError where there are none."""
+    if not len(severities):
+        raise ValueError(f"severities {list(severities)}: use some of 1 to 5")
     return {(name, severity): Corruption(name, severity, seed) for name in names for severity in severities}
 
 

@@ -56,9 +56,11 @@ class Blocks:
         expected = (len(self._rows(number)), self.images.input.size, self.images.input.size, 3)
         try:
             block = np.load(self._path(number), mmap_mode="r", allow_pickle=False)
+            if not isinstance(block, np.ndarray):  # a zip of arrays is opened too, whatever its name
+                raise ValueError("it holds several arrays")
             if block.shape != expected or block.dtype != np.uint8:
                 raise ValueError(f"it holds {block.dtype} {block.shape}, not bytes {expected}")
-        except (OSError, ValueError, EOFError) as error:
+        except Exception as error:  # NumPy lets through what zipfile, tokenize and others say of damaged bytes
             warnings.warn(f"{self._path(number)}: not a whole block of images ({error}); decoded again", stacklevel=4)
             self._decode(number)
             return self._read(number)

@@ -9,6 +9,7 @@ import numpy as np
 from scipy.io import loadmat
 from timm.data import ImageNetInfo
 
+from mae_helpers.kinds import shown
 from mae_helpers.profiles import Images
 
 USUAL_NAMES = (
@@ -65,7 +66,7 @@ def _by_line(path: Path, values: Sequence[str], names: Sequence[str]) -> dict[st
     """A value a line, in the order of the validation images' numbers, or of the sorted names where they have none."""
     numbers = [NUMBER.match(name) for name in names]
     rows = [int(number[1]) - 1 for number in numbers] if all(numbers) else range(len(names))
-    if len(rows) and (max(rows) >= len(values) or (not all(numbers) and len(values) != len(names))):
+    if len(rows) and (min(rows) < 0 or max(rows) >= len(values) or (not all(numbers) and len(values) != len(names))):
         raise ValueError(f"{path}: {len(values)} lines do not fit {len(names)} images; use the file of this very set")
     if all(value.isdecimal() for value in values):
         meaning = _meaning(path)  # never as an index from 0: a number that meta.mat lacks is no class
@@ -80,21 +81,32 @@ def read(path: Path, names: Sequence[str]) -> list[str]:
     id a line, and the development kit's numbers with its meta.mat.
     """
     known = wordnet_ids()
-    lines = [re.split(r"[,\s]+", line.strip()) for line in path.read_text().splitlines() if line.strip()]
+    if not path.is_file():
+        raise ValueError(f"{path}: no such file; name a ground-truth file as `labels`")
+    try:
+        text = path.read_bytes().decode("utf-8-sig")  # without the mark that some editors put first
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"{path}: not text in UTF-8 ({error.reason}); use a ground-truth file of these images"
+        ) from None
+    lines = [re.split(r"[,\s]+", line.strip()) for line in text.splitlines() if line.strip()]
     if not lines:
         raise ValueError(f"{path}: nothing in it; use a ground-truth file of these images")
     if all(len(line) == 1 for line in lines):
         said = _by_line(path, [line[0] for line in lines], names)
     else:
-        said = {Path(line[0]).stem: line[1] for line in lines if len(line) > 1}
+        said = {}
+        for name, value in (line[:2] for line in lines if len(line) > 1):
+            if said.setdefault(Path(name).stem, value) != value:
+                raise ValueError(f"{path}: {shown(name)} is in it twice, as {shown(value)} too; remove one of them")
     for name, value in said.items():
-        if value.isdecimal() and int(value) < len(known):
+        if value.isdecimal() and len(value) < 10 and int(value) < len(known):
             said[name] = known[int(value)]
     allowed = set(known)
     for name in names:
         value = said.get(Path(name).stem)
         if value not in allowed:
             raise ValueError(
-                f"{path}: {name} is {value or 'not in it'}; expected a WordNet id or an index from 0 to 999"
+                f"{path}: {name} is {shown(value)[1:-1] if value else 'not in it'}; expected a WordNet id or an index from 0 to 999"
             )
     return [said[Path(name).stem] for name in names]

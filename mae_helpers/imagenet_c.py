@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
-from PIL import Image
 
 from mae_helpers import corruptions
 from mae_helpers.corruptions import GROUP_OF, SEVERITIES
-from mae_helpers.images import ImageError, ImageSet, left_out, why_left_out
+from mae_helpers.image_files import ImageError, opened, resize, rgb
+from mae_helpers.images import ImageSet, left_out, why_left_out
 from mae_helpers.perturbations import Change, Perturbation
 from mae_helpers.profiles import Images, Profile
 
@@ -49,13 +49,13 @@ class CorruptedFiles:
         def read(pixels: np.ndarray, name: str) -> np.ndarray:
             path = root / classes[name] / file_name(name)
             try:
-                image = Image.open(path).convert("RGB").resize((size, size), Image.Resampling.BICUBIC)
-            except FileNotFoundError:
+                image = resize(rgb(opened(path)), size, "squash")
+            except Exception as error:  # each format has errors of its own
+                if path.exists():
+                    raise ImageError(f"{path}: not a readable image ({error}); replace the file") from None
                 raise ImageError(
                     f"{path}: no such file; ImageNet-C must hold the images that `images` names, the validation set's"
                 ) from None
-            except OSError as error:
-                raise ImageError(f"{path}: not a readable image ({error}); replace the file") from None
             return np.asarray(image, np.float32) / 255
 
         return read

@@ -1,6 +1,7 @@
 """Ordered image sets: the bundled demo, scikit-learn's digits, or files in one of the layouts of layouts.py."""
 
 import hashlib
+import os
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -11,13 +12,13 @@ from pathlib import Path
 import numpy as np
 import torch
 from joblib import Parallel, delayed
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from sklearn.datasets import load_digits
 from torch import Tensor
-from torchvision.transforms import functional
 
 from mae_helpers import ground_truth, layouts
-from mae_helpers.layouts import ImageError, class_index
+from mae_helpers.image_files import SUFFIXES, ImageError, resize, rgb
+from mae_helpers.layouts import class_index
 from mae_helpers.profiles import Images, Input, Profile
 
 DEMO_FILE = Path(__file__).parent / "demo" / "fashion_mnist_500.npz"
@@ -52,11 +53,11 @@ class ImageSet:
         if self.decoded is not None:
             return Image.fromarray(self.decoded(row))
         try:
-            image = self.read(row).convert("RGB")
-        except (OSError, SyntaxError, UnidentifiedImageError) as error:
+            return resize(rgb(self.read(row)), self.input.size, self.input.resize)
+        except Exception as error:  # each format has errors of its own
             path = self.folder / self.ids[row] if self.folder else self.ids[row]
-            raise ImageError(f"{path}: not a readable image ({error}); replace or remove the file") from None
-        return resize(image, self.input.size, self.input.resize)
+            reason = str(error).partition("\n")[0][:200] or type(error).__name__
+            raise ImageError(f"{path}: not a readable image ({reason}); replace or remove the file") from None
 
     def pixels(self, row: int) -> np.ndarray:
         """Image `row`, (H, W, 3) float32 in [0, 1], changed where this is a perturbed set."""
@@ -103,6 +104,8 @@ class ImageSet:
             rows = np.flatnonzero(self.classes == name)
             if not len(rows):
                 raise ImageError(f"no image of the class {name!r}; there are {', '.join(self.names)}")
+            if per_class is not None and per_class < 1:
+                raise ImageError(f"{per_class} images of each class: use 1 or more")
             if per_class and len(rows) < per_class:
                 raise ImageError(f"class {name!r} has {len(rows)} images, {per_class} were asked for")
             chosen.extend(rows[:per_class].tolist())
@@ -143,14 +146,6 @@ class ImageSet:
         return replace(self, stored=dict(zip(self.ids, pixels, strict=True)))
 
 
-def resize(image: Image.Image, size: int, how: str) -> Image.Image:
-    """`squash` an image straight to size x size (released code), or resize by 256/224 and `crop` its centre (MAE)."""
-    if how == "squash":
-        return image.resize((size, size), Image.Resampling.BICUBIC)
-    shorter = functional.resize(image, round(size * 256 / 224), functional.InterpolationMode.BICUBIC)
-    return functional.center_crop(shorter, [size, size])
-
-
 def _bundled(images: Images, settings: Input) -> ImageSet:
     digest = hashlib.sha256(DEMO_FILE.read_bytes()).hexdigest() if DEMO_FILE.exists() else "no file"
     if digest != DEMO_SHA256:
@@ -187,7 +182,7 @@ def _files(images: Images, settings: Input) -> ImageSet:
 
 def exists(images: Images) -> bool:
     """Whether there is anything at the place that a profile names."""
-    return images.folder is None or images.folder.startswith("hf:") or Path(images.folder).exists()
+    return images.folder is None or images.folder.startswith("hf:") or os.path.exists(images.folder)
 
 
 def left_out(images: Images | None) -> bool:
@@ -212,7 +207,7 @@ def open_images(images: Images, settings: Input) -> ImageSet:
             f"{images.folder or images.source}: {len(found)} images, {images.count} were asked for; lower `count`"
         )
     if not len(found):
-        raise ImageError(f"{images.folder}: no image ({', '.join(sorted(layouts.SUFFIXES))}) in it; correct `folder`")
+        raise ImageError(f"{images.folder}: no image ({', '.join(sorted(SUFFIXES))}) in it; correct `folder`")
     return found.take(range(images.count)) if images.count else found
 
 
@@ -221,13 +216,14 @@ def fingerprint(images: Images) -> str:
     digest = hashlib.sha256(repr(images).encode())
     if images.source == "bundled" and DEMO_FILE.exists():
         digest.update(DEMO_FILE.read_bytes())
-    if images.folder and exists(images):
-        root = Path(images.folder.removeprefix("hf:"))
-        wanted = [root / name for name in images.classes if (root / name).is_dir()] if images.classes != "all" else []
+    root = Path((images.folder or "").removeprefix("hf:"))
+    if images.folder and os.path.exists(root):
+        there = {path.name for path in root.iterdir() if path.is_dir()} if root.is_dir() else set()
+        wanted = [root / name for name in images.classes if name in there] if images.classes != "all" else []
         files = [path for place in wanted or [root] for path in place.rglob("*")] if root.is_dir() else [root]
-        for path in sorted(path for path in files if path.suffix.lower() in {*layouts.SUFFIXES, ".tar"}):
-            stat = path.stat()
-            digest.update(f"{path.relative_to(root)} {stat.st_size} {stat.st_mtime_ns}\n".encode())
+        for path in sorted(path for path in files if path.suffix.lower() in {*SUFFIXES, ".tar"}):
+            stat = path.stat() if path.exists() else path.lstat()  # of a broken link itself
+            digest.update(os.fsencode(f"{path.relative_to(root)} {stat.st_size} {stat.st_mtime_ns}\n"))
         labels = images.labels or ground_truth.find(root)
         for path in (Path(labels), Path(labels).with_name("meta.mat")) if labels else ():
             digest.update(path.read_bytes() if path.is_file() else b"")

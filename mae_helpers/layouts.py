@@ -8,18 +8,13 @@ from dataclasses import dataclass, replace
 from io import BytesIO
 from pathlib import Path, PurePosixPath
 
-import numpy as np
 from PIL import Image
 
 from mae_helpers import ground_truth
 from mae_helpers.ground_truth import wordnet_ids
+from mae_helpers.image_files import SUFFIXES, ImageError, opened
+from mae_helpers.kinds import shown
 from mae_helpers.profiles import Images
-
-SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"}
-
-
-class ImageError(ValueError):
-    """Images that cannot be used: the message names the file or folder, the value and the remedy."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +55,7 @@ def folders(images: Images) -> Listing:
     if present and not paths and set(wanted) <= set(present):
         raise ImageError(f"{root}: no image in its folders {present[:12]}; name the one that holds a folder a class")
     ids = [path.relative_to(root).as_posix() for path in paths]
-    return Listing(ids, [path.parent.name for path in paths], lambda row: Image.open(paths[row]), present, root)
+    return Listing(ids, [path.parent.name for path in paths], lambda row: opened(paths[row]), present, root)
 
 
 def _labelled(images: Images, root: Path, names: Sequence[str]) -> list[str]:
@@ -78,32 +73,42 @@ def flat(images: Images) -> Listing:
     if not ids:
         raise ImageError(f"{root}: no image ({', '.join(sorted(SUFFIXES))}) in it; correct `folder`")
     classes = _labelled(images, root, ids)
-    return Listing(ids, classes, lambda row: Image.open(paths[row]), sorted(set(classes)), root)
+    return Listing(ids, classes, lambda row: opened(paths[row]), sorted(set(classes)), root)
 
 
-def _by_class(named: Sequence[tuple[str, str, str]], opened: Callable[[int], Image.Image], root: Path) -> Listing:
+def _by_class(named: Sequence[tuple[str, str, str]], read: Callable[[int], Image.Image], root: Path) -> Listing:
     """A listing of images given by class, file name and id, in the order of these."""
     order = sorted(range(len(named)), key=named.__getitem__)
     ids, classes = [named[row][2] for row in order], [named[row][0] for row in order]
-    return Listing(ids, classes, lambda row: opened(order[row]), sorted(set(classes)), root)
+    return Listing(ids, classes, lambda row: read(order[row]), sorted(set(classes)), root)
 
 
 def _label(content: bytes, where: str) -> str:
     """The WordNet id that a shard's .cls stands for."""
     text = content.decode("utf-8", "replace").strip()
-    if not text.isdecimal() or int(text) >= len(wordnet_ids()):
+    if not text.isdecimal() or len(text) > 9 or int(text) >= len(wordnet_ids()):
         raise ImageError(f"{where}: {text[:40]!r} is no class of ImageNet; a .cls holds a number from 0 to 999")
     return wordnet_ids()[int(text)]
 
 
 def _contents(file: tarfile.TarFile, prefix: PurePosixPath, start: int) -> Iterator[tuple[PurePosixPath, int, int]]:
-    """Path, first byte and size of each file of an archive and of the archives in it, which count as folders."""
+    """Path, first byte and size of each file of an archive and of the archives in it, which count as folders.
+
+    ImageError for an image that is no plain file of the archive: a link, a sparse one, one of a name that climbs out.
+    """
+    before = -1
     for member in file:
-        path, offset = prefix / member.name, start + member.offset_data
-        if member.isfile() and path.suffix == ".tar":
+        if member.offset <= before or member.size < 0:
+            raise tarfile.ReadError("it leads back to itself")
+        before, path, offset = member.offset, prefix / member.name, start + member.offset_data
+        if path.suffix.lower() in SUFFIXES and not member.isdir() and (not member.isreg() or member.issparse()):
+            raise ImageError(f"{shown(member.name)} is a link, a device or sparse; pack it as a plain file (tar -h)")
+        if member.isreg() and (path.is_absolute() or ".." in path.parts):
+            raise ImageError(f"{shown(member.name)} lies outside of the archive's folder; pack it anew")
+        if member.isreg() and path.suffix == ".tar":
             with tarfile.open(fileobj=file.extractfile(member), mode="r:") as inner:
                 yield from _contents(inner, path.with_suffix(""), offset)
-        elif member.isfile() and not path.name.startswith("."):
+        elif member.isreg() and not path.name.startswith("."):
             yield path, offset, member.size
 
 
@@ -114,7 +119,9 @@ def _scan(archive: Path, prefix: str) -> list[tuple[PurePosixPath, int, int]]:
             found = list(_contents(file, PurePosixPath(prefix), 0))
             if file.offset + tarfile.BLOCKSIZE > archive.stat().st_size:  # tarfile itself does not miss the end's mark
                 raise tarfile.ReadError("its end is missing")
-    except (tarfile.TarError, EOFError) as error:
+    except ImageError as error:
+        raise ImageError(f"{archive}: {error}") from None
+    except Exception as error:  # tarfile has errors of its own, and lets those of numbers and names through
         raise ImageError(f"{archive}: not a readable tar archive ({error}); copy it again, uncompressed") from None
     return found
 
@@ -132,7 +139,7 @@ def tar(images: Images) -> Listing:
     readers for these, but they read every byte of an archive to list it, take one cut short for whole, or only stream.)
     """
     root = Path(images.folder)
-    archives = [root] if root.is_file() else sorted(root.glob("*.tar"))
+    archives = [root] if root.is_file() else sorted(path for path in root.glob("*.tar") if path.is_file())
     labels, named, places = {}, [], []
     for archive in archives:
         scanned = _scan(archive, archive.stem if len(archives) > 1 or archive.stem in wordnet_ids() else "")
@@ -148,7 +155,7 @@ def tar(images: Images) -> Listing:
             named.append((_label(_piece(*labels[label]), f"{archive}/{label.name}"), path.name, str(path)))
         else:
             named.append((path.parent.name, path.name, "/".join(filter(None, (path.parent.name, path.name)))))
-    found = _by_class(named, lambda row: Image.open(BytesIO(_piece(*places[row][1:]))), root)
+    found = _by_class(named, lambda row: opened(BytesIO(_piece(*places[row][1:]))), root)
     if any(found.classes):
         return found
     classes = _labelled(images, root, found.ids)
@@ -174,7 +181,7 @@ def hugging_face(images: Images) -> Listing:
     classes = [named.get(label, "") for label in labels]  # a test set's are -1
     ids = ["/".join(filter(None, pair)) for pair in zip(classes, names, strict=True)]
     return _by_class(
-        list(zip(classes, names, ids, strict=True)), lambda row: Image.open(reader[row][0]), Path(images.folder)
+        list(zip(classes, names, ids, strict=True)), lambda row: opened(reader[row][0]), Path(images.folder)
     )
 
 
@@ -201,11 +208,6 @@ def detect(images: Images) -> str:
     return "tar" if any(root.glob("*.tar")) else "folders" if names else "flat"
 
 
-def _eight_bit(image: Image.Image) -> Image.Image:
-    """A 16-bit grey image in 256 steps (Pillow itself would cut it off at 255); any other as it is."""
-    return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)) if image.mode.startswith("I") else image
-
-
 def listing(images: Images) -> Listing:
     """What lies in the place that a profile names, in sorted order."""
     source = detect(images) if images.source == "auto" else images.source
@@ -215,7 +217,10 @@ def listing(images: Images) -> Listing:
     twice = [name for name, times in Counter(found.ids).items() if times > 1]
     if twice:
         raise ImageError(f"{images.folder}: {twice[0]} is in it twice; each image needs a name of its own")
-    return replace(found, open=lambda row: _eight_bit(found.open(row)))
+    strange = [name for name in found.ids if any("\ud800" <= character <= "\udfff" for character in name)]
+    if strange:  # a name of other bytes than UTF-8: no table could hold it
+        raise ImageError(f"{images.folder}: {shown(strange[0])} has a name that is not UTF-8; rename it")
+    return found
 
 
 def chosen_rows(found: Listing, images: Images) -> list[int]:

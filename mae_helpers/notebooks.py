@@ -11,6 +11,7 @@ import papermill
 
 from mae_helpers import pages
 from mae_helpers.files import remove, storage_error, write_whole
+from mae_helpers.kinds import check_parameter
 from mae_helpers.profiles import ROOT, Profile
 
 NOTEBOOKS, CODE, BENCHMARKS = ROOT / "notebooks", ROOT / "mae_helpers", ROOT / "benchmarks"
@@ -18,6 +19,7 @@ READS_TABLES = "reads-tables"  # tag of a cell that reads what other chapters wr
 READS_RUN = "reads-run"  # tag of a cell that reads how the other chapters ran
 READS_BENCHMARKS = "reads-benchmarks"  # tag of a cell that reads what `make bench` measured
 HOW = ("scheduler",)  # parameters that say where a chapter is computed: they change nothing in it
+OPTIONS = {"profile": "--profile", "device": "--device", "results_folder": "--results"}
 MARK = pages.KEY  # key in an executed notebook's metadata: profile, fingerprint, seconds, tables
 
 
@@ -51,7 +53,8 @@ def choose_parameters(
 ) -> dict[Path, dict[str, object]]:
     """The parameters that each notebook takes: those `given` over a profile's `defaults`.
 
-    NotebookError for one that is given and that none of them knows.
+    NotebookError for one that is given and that none of them knows, that is the run's own, or that is of another kind
+    than its defaults are (see `kinds.check_parameter`).
     """
     known = {path: parameters_of(path) for path in paths}
     everything = sorted(set().union(*known.values()))
@@ -61,7 +64,17 @@ def choose_parameters(
                 f"parameter {name!r} is unknown to {', '.join(path.stem for path in paths)}; "
                 f"they take {', '.join(everything)}"
             )
-    values = (defaults or {}) | given
+        if name in OPTIONS:
+            raise NotebookError(f"parameter {name!r} is that of the whole run; use the option {OPTIONS[name]} for it")
+    values, folder = (defaults or {}) | given, paths[0].parent if paths else NOTEBOOKS
+    every = [*known.values(), *map(parameters_of, set(find([], folder)) - set(paths))]
+    for name, value in values.items():
+        usual = [parameters[name] for parameters in every if name in parameters]
+        if usual:
+            try:
+                check_parameter(name, value, usual, "parameter" if name in given else "the profile's parameter")
+            except ValueError as error:
+                raise NotebookError(str(error)) from None
     return {path: {name: value for name, value in values.items() if name in known[path]} for path in paths}
 
 

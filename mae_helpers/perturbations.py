@@ -154,9 +154,9 @@ class Occlusion:
 
 
 def blur_levels(levels: Sequence[str] = tuple(BLUR)) -> dict[str, Perturbation]:
-    """`clean` and the paper's blur levels; ValueError for a level outside I to X."""
+    """`clean` and the paper's blur levels; ValueError for none, or a level outside I to X."""
     unknown = [level for level in levels if level not in BLUR]
-    if unknown:
+    if unknown or not len(levels):
         raise ValueError(f"blur levels {unknown} are unknown; use some of {', '.join(BLUR)}")
     return {"clean": Clean()} | {level: GaussianBlur(*BLUR[level]) for level in levels}
 

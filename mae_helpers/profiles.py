@@ -3,16 +3,18 @@
 import difflib
 import os
 import re
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import yaml
 
+from mae_helpers import plain_yaml, profile_checks
+from mae_helpers.kinds import fits, shown, words
+
 BUNDLED = Path(__file__).parent / "profiles"
 ROOT = BUNDLED.parent.parent
-SOURCES = ("auto", "bundled", "digits", "folders", "flat", "tar", "hf")  # see layouts.py
-PRECISIONS = ("float32", "tf32", "bf16")  # see compute.py
+LONGEST = 2000  # characters of a setting; a path has fewer
 VARIABLE = re.compile(r"\$\{(\w+)(?::-([^}]*))?\}")  # ${NAME} or ${NAME:-default}, as in a shell
 
 
@@ -22,7 +24,7 @@ class ProfileError(ValueError):
 
 @dataclass(frozen=True)
 class Images:
-    """Where an image set comes from: `source` is one of SOURCES, `folder` its place, `labels` a ground-truth file.
+    """Where an image set comes from: `source` is one of `profile_checks.SOURCES`, `folder` its place, `labels` a ground-truth file.
 
     `classes` are those to take, all where it is empty or `all`; `count` images in all, the same number of each class.
     A set that is `optional` may be missing: what needs it is then left out, unless an environment variable names it.
@@ -100,22 +102,28 @@ def reference(profile: Profile) -> str:
     return profile.path.stem if profile.path.parent == BUNDLED.resolve() else str(profile.path)
 
 
-def _build(kind: type, values: Any, where: str) -> Any:
+def _build(kind: type, values: Any, where: str, label: str = "") -> Any:
     """Make a dataclass from a mapping, strictly: an unknown, missing or mistyped entry is a ProfileError."""
+    place = f"{where}, {label}" if label else where
     if not isinstance(values, dict):
-        raise ProfileError(f"{where}: expected a mapping of settings, found {values!r}")
-    known = {item.name: item for item in fields(kind)}
-    for key in values:
+        raise ProfileError(f"{place}: expected a mapping of settings, found {shown(values)}")
+    known = get_type_hints(kind)
+    for key, value in values.items():
+        name = f"{label}.{key}".lstrip(".")
         if key not in known:
-            close = difflib.get_close_matches(str(key), known, n=1)
+            close = difflib.get_close_matches(str(key)[:80], known, n=1)
             raise ProfileError(
-                f"{where}: unknown setting {key!r}"
+                f"{place}: unknown setting {shown(key)}"
                 + (f"; did you mean {close[0]!r}?" if close else f" of {set(known)}")
             )
+        if not fits(value, known[key]):
+            raise ProfileError(f"{where}: {name} is {shown(value)}; use {words(known[key])}")
+        if isinstance(value, str) and len(value) > LONGEST:
+            raise ProfileError(f"{where}: {name} has {len(value)} characters; use up to {LONGEST}")
     try:
         return kind(**values)
-    except TypeError as error:
-        raise ProfileError(f"{where}: {str(error).split('__init__() ')[-1]}") from None
+    except TypeError as error:  # a key that is missing
+        raise ProfileError(f"{place}: {str(error).split('__init__() ')[-1]}") from None
 
 
 def _expanded(text: str) -> tuple[str, bool]:
@@ -137,56 +145,19 @@ def _located(value: Any, base: Path) -> Any:
             continue
         text, given = _expanded(value[key])
         local = text and not text.startswith(("bundled:", "hf:"))
-        found[key] = str(base / Path(text).expanduser()) if local else text or None
+        found[key] = str(base / os.path.expanduser(text)) if local else text or None
         if key == "folder" and given:
             found["optional"] = False
     return found
 
 
-def _check_images(label: str, images: Images, where: str) -> None:
-    if images.source not in SOURCES:
-        raise ProfileError(f"{where}: {label}.source is {images.source!r}; use one of {', '.join(SOURCES)}")
-    if images.source not in ("bundled", "digits") and not images.folder:
-        raise ProfileError(f"{where}: {label}.folder is missing; it names the folder that holds the images")
-    if images.count is not None and (not isinstance(images.count, int) or images.count < 1):
-        raise ProfileError(f"{where}: {label}.count is {images.count!r}; use a whole number, or leave it out for all")
-    if images.classes != "all" and not _is_list_of_names(images.classes):
-        raise ProfileError(
-            f"{where}: {label}.classes is {images.classes!r}; use a list of names (in quotes where YAML sees a "
-            "number), or all"
-        )
-
-
-def _is_list_of_names(value: Any) -> bool:
-    return isinstance(value, list) and all(isinstance(name, str) for name in value)
-
-
-def _check(profile: Profile, where: str) -> Profile:
-    sets = {"images": profile.images, "second_images": profile.second_images, "imagenet_c": profile.imagenet_c}
-    sets |= {f"shifted_images.{name}": images for name, images in profile.shifted_images.items()}
-    for label, images in sets.items():
-        if images is not None:
-            _check_images(label, images, where)
-    if profile.input.resize not in ("squash", "crop"):
-        raise ProfileError(f"{where}: input.resize is {profile.input.resize!r}; use squash or crop")
-    if profile.compute.precision not in PRECISIONS:
-        raise ProfileError(
-            f"{where}: compute.precision is {profile.compute.precision!r}; use one of {', '.join(PRECISIONS)}"
-        )
-    for name, model in profile.models.items():
-        side = model.arguments.get("img_size", profile.input.size)
-        if side != profile.input.size:
-            raise ProfileError(f"{where}: models.{name} has img_size {side}, but input.size is {profile.input.size}")
-        if not model.checkpoint and not model.model:
-            raise ProfileError(f"{where}: models.{name} has neither `checkpoint` nor `model`; give one of them")
-    if not _is_list_of_names(profile.three_classes):
-        raise ProfileError(
-            f"{where}: three_classes is {profile.three_classes!r}; use a list of names (in quotes where YAML sees a number)"
-        )
-    strange = set(profile.three_classes) - set(profile.images.classes)
-    if profile.images.classes and profile.images.classes != "all" and strange:
-        raise ProfileError(f"{where}: three_classes has {sorted(strange)}, which images.classes lacks")
-    return profile
+def _values(path: Path) -> Any:
+    try:
+        return plain_yaml.read(path.read_bytes())
+    except OSError as error:
+        raise ProfileError(f"{path}: not readable ({error.strerror}); correct its name or its rights") from None
+    except yaml.YAMLError as error:
+        raise ProfileError(f"{path}: not valid YAML: {' '.join(str(error).split())[:300]}") from None
 
 
 def load_profile(name: str | Path) -> Profile:
@@ -197,41 +168,38 @@ def load_profile(name: str | Path) -> Profile:
     Raises ProfileError, naming the file and the entry, where the profile is unknown or does not fit.
     """
     path = BUNDLED / f"{name}.yaml"
-    if not path.exists():
-        path = Path(name).expanduser()
-    if not path.is_file():
+    if not os.path.isfile(path):  # unlike Path's own, it says no to a name that is too long or no name at all
+        path = Path(os.path.expanduser(name))
+    if not os.path.isfile(path):
         known = ", ".join(sorted(file.stem for file in BUNDLED.glob("*.yaml")))
-        raise ProfileError(f"unknown profile {str(name)!r}: neither a bundled one ({known}) nor a YAML file at {path}")
-    try:
-        values = yaml.safe_load(path.read_text())
-    except yaml.YAMLError as error:
-        raise ProfileError(f"{path}: not valid YAML: {error}") from None
-    where, base = str(path), ROOT if path.resolve().parent == BUNDLED.resolve() else path.parent.resolve()
-    profile = _build(Profile, values, where)
-    if not isinstance(profile.models, dict):
-        raise ProfileError(f"{where}: models is {profile.models!r}; name each model, with its checkpoint under it")
-    if not isinstance(profile.shifted_images, dict):
         raise ProfileError(
-            f"{where}: shifted_images is {profile.shifted_images!r}; name each set, with its folder under it"
+            f"unknown profile {shown(str(name))}: neither a bundled one ({known}) nor a YAML file "
+            f"at {shown(str(path))[1:-1]}"
         )
+    values, where = _values(path), str(path)
+    base = ROOT if path.resolve().parent == BUNDLED.resolve() else path.parent.resolve()
+    profile = _build(Profile, values, where)
 
     def images(entry: Any, label: str) -> Images:
-        return _build(Images, _located(entry, base), f"{where}, {label}")
+        return _build(Images, _located(entry, base), where, label)
 
     parts = {
         "images": images(profile.images, "images"),
-        "input": _build(Input, profile.input, f"{where}, input"),
+        "input": _build(Input, profile.input, where, "input"),
         "models": {
-            key: _build(Model, _located(model, base), f"{where}, models.{key}") for key, model in profile.models.items()
+            key: _build(Model, _located(model, base), where, f"models.{key}") for key, model in profile.models.items()
         },
         "shifted_images": {
             key: images(entry, f"shifted_images.{key}") for key, entry in profile.shifted_images.items()
         },
         "path": path.resolve(),
     }
-    if isinstance(profile.compute, dict):
-        parts["compute"] = _build(Computing, profile.compute, f"{where}, compute")
+    if "compute" in values:
+        parts["compute"] = _build(Computing, profile.compute, where, "compute")
     for label in ("second_images", "imagenet_c"):
         if getattr(profile, label) is not None:
             parts[label] = images(getattr(profile, label), label)
-    return _check(Profile(**(vars(profile) | parts)), where)
+    made = Profile(**(vars(profile) | parts))
+    for complaint in profile_checks.of_profile(made):
+        raise ProfileError(f"{where}: {complaint}")
+    return made

@@ -90,6 +90,8 @@ def masked_embeddings(
     """Mean patch embeddings of each image under `masks` random masks: (images, masks, D), by default of the last layer."""
     if ratio == 0:
         raise ValueError("masking ratio 0: nothing is masked, so all masks are the same; use a share above 0")
+    if masks < 2:
+        raise ValueError(f"{masks} random masks: use 2 or more, so that they can be compared")
     device, found = model.pos_embed.device, []
     for row in progress(range(len(images)), "masks", len(images)):
         ids = [images.ids[row]]

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import yaml
 
-from mae_helpers import book, checkpoints, imagenet_c, images, notebooks, results, workers
+from mae_helpers import book, checkpoints, imagenet_c, images, notebooks, plain_yaml, results, workers
 from mae_helpers.display import Display
 from mae_helpers.files import StorageError
 from mae_helpers.profiles import ROOT, Profile, load_profile, reference
@@ -42,12 +42,15 @@ def check_inputs(profile: Profile, device: str) -> None:
 
 
 def parse_value(text: str) -> object:
-    """A parameter's value from the command line, read as YAML: `10`, `0.75`, `true`, `[1, 2]`; else it is the text."""
+    """A parameter's value from the command line, read as YAML: `10`, `0.75`, `true`, `[1, 2]`, `null` or `None`, `text`.
+
+    What is no YAML is text, and so are nothing at all and what YAML knows and a parameter is not, such as a date.
+    """
     try:
-        value = yaml.safe_load(text)
+        value = None if text == "None" else plain_yaml.read(text) if text.strip() else text
         json.dumps(value)
         return value
-    except (yaml.YAMLError, TypeError, ValueError):  # YAML knows dates and sets, a notebook's parameter is none
+    except (yaml.YAMLError, TypeError, ValueError):
         return text
 
 

@@ -1,0 +1,56 @@
+"""One image file as RGB pixels: which formats are read, how each becomes three bytes a pixel, and what is refused.
+
+Pixels are as they are stored, as torchvision's and timm's loaders have them, with which these models are trained: no turn
+by EXIF, transparency left away, the first picture of an animation.
+"""
+
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from torchvision.transforms import functional
+
+SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"}
+FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "TIFF", "GIF")  # whatever the suffix says; others, such as EPS, start programs
+LARGEST = 89_478_485  # pixels: where Pillow begins to warn of files that unpack to fill the memory
+
+
+class ImageError(ValueError):
+    """Images that cannot be used: the message names the file or folder, the value and the remedy."""
+
+
+def opened(file: Path | BytesIO) -> Image.Image:
+    """An image file, its pixels not yet read; ValueError or OSError for what is no image, or too large to unpack."""
+    if isinstance(file, Path) and not file.is_file():  # to open a named pipe would wait for ever
+        raise ValueError("a folder, a broken link or a device, not a file")
+    image = Image.open(file, formats=FORMATS)
+    if image.width * image.height > LARGEST:
+        raise ValueError(f"{image.width} x {image.height} pixels, more than {LARGEST}; make it smaller")
+    return image
+
+
+def rgb(image: Image.Image) -> Image.Image:
+    """An opened image as RGB. 16-bit grey is put in 256 steps (Pillow itself would cut it off at 255).
+
+    ValueError where numbers have no known white: floating point, or whole numbers beyond 16 bits.
+    """
+    if image.mode == "F":
+        raise ValueError("pixels in floating point; save it with 8 or 16 bits")
+    if image.mode.startswith("I"):
+        values = np.asarray(image)
+        if values.min() < 0 or values.max() > 65_535:
+            raise ValueError("whole numbers beyond 16 bits; save it with 8 or 16 bits")
+        image = Image.fromarray((values >> 8).astype(np.uint8))
+    return image.convert("RGB")
+
+
+def resize(image: Image.Image, size: int, how: str) -> Image.Image:
+    """`squash` an image straight to size x size (released code), or resize by 256/224 and `crop` its centre (MAE)."""
+    if how == "squash":
+        return image.resize((size, size), Image.Resampling.BICUBIC)
+    side = round(size * 256 / 224)
+    if side**2 * max(image.size) / min(image.size) > LARGEST:
+        raise ValueError(f"{image.width} x {image.height} pixels are too narrow to crop a square from; use squash")
+    shorter = functional.resize(image, side, functional.InterpolationMode.BICUBIC)
+    return functional.center_crop(shorter, [size, size])
