@@ -7,7 +7,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from mae_helpers.encoder import LayerState
+from mae_helpers.encoder import Gathered, LayerState
 
 
 def patch_distances(grid: int, patch_size: int, metric: str = "euclidean") -> Tensor:
@@ -82,7 +82,7 @@ class Rollout:
     def __init__(self, rows: str, layers: int):
         self.rows, self.layers = rows, layers
         self.means: list[Tensor] = []
-        self.scores: list[np.ndarray] = []
+        self.scores = Gathered()
 
     def add(self, state: LayerState, rows: range) -> None:
         """Keep the layer's head mean; after the last layer, roll the batch out."""
@@ -93,12 +93,12 @@ class Rollout:
                 start[0] = 1
             else:
                 start[1:] = 1 / (len(start) - 1)
-            self.scores.append(rollout(self.means, start).cpu().numpy())
+            self.scores.add(rollout(self.means, start).cpu().numpy())
             self.means = []
 
     def result(self) -> np.ndarray:
         """Scores of all images, (images, N)."""
-        return np.concatenate(self.scores)
+        return self.scores.whole()
 
     def fresh(self) -> "Rollout":
         """The same rows with nothing gathered."""

@@ -15,6 +15,8 @@ from mae_helpers.compute import Compute, is_out_of_memory, keep_freed_memory, nu
 from mae_helpers.images import ImageSet
 from mae_helpers.progress import progress
 
+BLOCK = 256  # images whose measures lie in one array while they are gathered
+
 
 def visible_patches(ids: Sequence[str], patches: int, ratio: float, seed: int, draw: int = 0) -> Tensor | None:
     """The patches that stay visible in each image: the first N_v of a uniformly random permutation (MAE, Sec. 3).
@@ -154,6 +156,32 @@ class Statistic(Protocol):
         """The same statistic with nothing gathered: a pass begins with one, and begins again where memory ran out."""
 
 
+class Gathered:
+    """Rows of an array as batches bring them, copied into few blocks.
+
+    Thousands of small arrays would lie scattered between the layers' large ones, and a view would keep its layer alive:
+    either way memory would grow with every batch.
+    """
+
+    def __init__(self) -> None:
+        self.blocks: list[np.ndarray] = []
+        self.filled = BLOCK  # rows of the last block
+
+    def add(self, rows: np.ndarray) -> None:
+        """Append rows (B, ...)."""
+        while len(rows):
+            if self.filled == BLOCK:
+                self.blocks.append(np.empty((BLOCK, *rows.shape[1:]), rows.dtype))
+                self.filled = 0
+            now = rows[: BLOCK - self.filled]
+            self.blocks[-1][self.filled : self.filled + len(now)] = now
+            self.filled, rows = self.filled + len(now), rows[len(now) :]
+
+    def whole(self) -> np.ndarray:
+        """All rows so far."""
+        return np.concatenate([*self.blocks[:-1], self.blocks[-1][: self.filled]])
+
+
 class PerImage:
     """A measure of each image and layer: `measure(state) -> (B, ...)`, gathered as (images, layers, ...) float32.
 
@@ -162,18 +190,16 @@ class PerImage:
 
     def __init__(self, measure: Callable[[LayerState], Tensor], only: int | None = None):
         self.measure, self.only = measure, only
-        self.layers: dict[int, list[np.ndarray]] = {}
+        self.layers: dict[int, Gathered] = {}
 
     def add(self, state: LayerState, rows: range) -> None:
         """Measure one layer of the images `rows`."""
-        if self.only not in (None, state.layer):
-            return
-        measured = self.measure(state).float().cpu().numpy().copy()  # a view would keep the whole layer in memory
-        self.layers.setdefault(state.layer, []).append(measured)
+        if self.only in (None, state.layer):
+            self.layers.setdefault(state.layer, Gathered()).add(self.measure(state).float().cpu().numpy())
 
     def result(self) -> np.ndarray:
         """All measures, (images, layers, ...), or (images, ...) of the only layer."""
-        layers = [np.concatenate(parts) for _, parts in sorted(self.layers.items())]
+        layers = [gathered.whole() for _, gathered in sorted(self.layers.items())]
         return np.stack(layers, axis=1) if self.only is None else layers[0]
 
     def fresh(self) -> "PerImage":

@@ -33,8 +33,11 @@ class Moments:
                 continue
             block = tokens[chosen].flatten(0, 1).double()
             new = _gram(block), block.sum(0).cpu().numpy(), len(block)
-            old = self.sums.get((name, state.layer))
-            self.sums[name, state.layer] = new if old is None else tuple(a + b for a, b in zip(old, new, strict=True))
+            sums = self.sums.setdefault((name, state.layer), new)
+            if sums is not new:  # added in place: new arrays in every batch would scatter what stays over the memory
+                np.add(sums[0], new[0], out=sums[0])
+                np.add(sums[1], new[1], out=sums[1])
+                self.sums[name, state.layer] = (*sums[:2], sums[2] + new[2])
 
     def result(self) -> dict[tuple[str, int], tuple[np.ndarray, np.ndarray, int]]:
         """(X^T X, column sums, rows) by (group, layer)."""
