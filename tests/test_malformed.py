@@ -4,38 +4,43 @@ An error is ours where its type is, where it was raised in `mae_helpers` itself,
 file, entry or parameter it is about. Whatever is drawn runs no code and writes nothing: a canary tells.
 """
 
+import contextlib
 import io
 import json
 import os
 import pickle
+import re
 import shutil
 import struct
 import tarfile
 import traceback
 import warnings
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 
+import matplotlib.pyplot as plt
 import nbformat
 import numpy as np
+import papermill
 import pytest
 import torch
 import yaml
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save, save_file
 
 import mae_helpers
 from mae_helpers import notebooks, run
 from mae_helpers.checkpoints import load_model
 from mae_helpers.decoded import decoded
 from mae_helpers.downloads import DownloadError
+from mae_helpers.image_files import ImageError
 from mae_helpers.images import first_images, open_images
-from mae_helpers.image_files import FORMATS, ImageError
 from mae_helpers.kinds import fits, shown
 from mae_helpers.notebooks import NotebookError
 from mae_helpers.profiles import Images, Input, ProfileError, load_profile
@@ -63,16 +68,16 @@ def outcome(act: Callable[[], object], *about: str) -> object:
     try:
         return act()
     except ERRORS as error:
-        where = Path(traceback.extract_tb(error.__traceback__)[-1].filename)
-        assert where.is_relative_to(OURS), f"{type(error).__name__} from the depths of {where}: {error}"
-        told = str(error)
-        assert any(name in told for name in about), f"{about} are not in: {told}"
-        assert told.count("\n") <= LINES, told
-        assert len(told) <= LENGTH, told
-        return None
+        caught = error
+    where, told = Path(traceback.extract_tb(caught.__traceback__)[-1].filename), str(caught)
+    assert where.is_relative_to(OURS), f"{type(caught).__name__} from the depths of {where}: {told}"
+    assert any(name in told for name in about), f"{about} are not in: {told}"
+    assert told.count("\n") <= LINES, told
+    assert len(told) <= LENGTH, told
+    return None
 
 
-@contextmanager
+@contextlib.contextmanager
 def untouched(folder: Path) -> Iterator[Path]:
     """A canary that whatever is run inside would make; and no file beside it may come or go."""
     canary, before = folder / "canary", sorted(folder.iterdir())
@@ -167,7 +172,7 @@ MUTATION = st.tuples(st.sampled_from(ENTRIES), st.one_of(ODD, st.just(KeyError))
 MERGES = "\n".join(f"m{n}: &m{n} {{<<: [*m{n - 1}, *m{n - 1}]}}" for n in range(1, 40))
 LAUGHS = "\n".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]" for n in range(1, 12))
 TEXTS = {
-    "bomb": lambda good: f"a0: &a0 [x]\n{LAUGHS}\nname: *a11\n{good}".encode(),
+    "bomb": lambda good: f"a0: &a0 [x]\n{LAUGHS}\n{good.replace('name: tiny', 'name: *a11')}".encode(),
     "merges": lambda good: f"m0: &m0 {{x: 1}}\n{MERGES}\n{good}".encode(),
     "itself": lambda good: good.replace("name: tiny", "name: &a [*a]").encode(),
     "twice": lambda good: (good + "input: {size: 64}\n").encode(),
@@ -183,9 +188,10 @@ TEXTS = {
     "two documents": lambda good: f"{good}---\n{good}".encode(),
     "utf-16": lambda good: good.encode("utf-16"),
     "utf-16 without mark": lambda good: good.encode("utf-16-le"),
+    "byte order mark": lambda good: good.encode("utf-8-sig"),
     "latin-1": lambda good: good.replace("name: tiny", "name: Grün").encode("latin-1"),
     "tabs": lambda good: good.replace("  ", "\t").encode(),
-    "cut": lambda good: good.encode()[: len(good) // 2],
+    "cut": lambda good: good.encode()[: good.index("three_classes") + 5],
     "list": lambda good: b"- a\n- b\n",
     "word": lambda good: b"tiny",
     "nothing": lambda good: b"",
@@ -262,7 +268,7 @@ def test_a_file_that_is_hardly_a_profile_is_right_or_refused(home, name):
             profile = outcome(lambda: load_profile(path), "odd.yaml")
     finally:
         path.unlink()
-    assert (profile is not None) == (name in ("utf-16",)), "only a mark says that a file is in UTF-16"
+    assert (profile is not None) == (name in ("utf-16", "byte order mark"))
     if profile:
         same = load_profile(home / "tiny.yaml")
         assert vars(profile) | {"path": None} == vars(same) | {"path": None}
@@ -272,3 +278,608 @@ def test_a_file_that_is_hardly_a_profile_is_right_or_refused(home, name):
 def test_a_name_of_no_profile_is_refused(name):
     with pytest.raises(ProfileError, match="unknown profile"):
         load_profile(name)
+
+
+# --- images ---------------------------------------------------------------------------------------------------------
+
+SIDE = 16
+GENERATOR = np.random.default_rng(2)
+GREY = np.add.outer(np.arange(20), np.arange(24)).astype(np.uint8) * 5
+COLOURS = GENERATOR.integers(0, 256, (20, 24, 3), dtype=np.uint8)
+PICTURE = Image.fromarray(COLOURS)
+
+NARROW = PICTURE.resize((1, 400_000))
+
+
+def file_of(image: Image.Image, kind: str, **options: object) -> bytes:
+    content = io.BytesIO()
+    image.save(content, kind, **options)
+    return content.getvalue()
+
+
+def turned() -> bytes:
+    tags = Image.Exif()
+    tags[0x0112] = 6  # turn by 90 degrees to look at it
+    return file_of(PICTURE, "PNG", exif=tags)
+
+
+def declared(width: int, height: int) -> bytes:
+    """A PNG whose header says another size than its pixels have."""
+    content = bytearray(file_of(PICTURE, "PNG"))
+    content[16:24] = struct.pack(">II", width, height)
+    content[29:33] = struct.pack(">I", zlib.crc32(content[12:29]))
+    return bytes(content)
+
+
+PLAIN = {name: file_of(PICTURE, name) for name in ("PNG", "BMP", "TIFF")}
+RIGHT = {  # what is in the file, and the pixels that are right
+    **{name: (content, PICTURE) for name, content in PLAIN.items()},
+    "JPEG": (file_of(PICTURE, "JPEG"), None),  # None: whatever Pillow decodes
+    "CMYK": (file_of(PICTURE.convert("CMYK"), "JPEG"), None),
+    "palette": (file_of(PICTURE.quantize(16), "PNG"), None),
+    "grey": (file_of(Image.fromarray(GREY), "PNG"), Image.merge("RGB", [Image.fromarray(GREY)] * 3)),
+    "1 bit": (file_of(Image.fromarray(GREY > 60), "PNG"), None),
+    "16 bit": (
+        file_of(Image.fromarray(GREY.astype(np.uint16) * 257), "PNG"),
+        Image.merge("RGB", [Image.fromarray(GREY)] * 3),
+    ),
+    "alpha": (file_of(Image.fromarray(np.dstack([COLOURS, GREY])), "PNG"), PICTURE),
+    "animated": (file_of(PICTURE, "GIF", save_all=True, append_images=[PICTURE.rotate(180)]), None),
+    "animated WebP": (
+        file_of(PICTURE, "WEBP", lossless=True, save_all=True, append_images=[PICTURE.rotate(180)]),
+        None,
+    ),
+    "turned by EXIF": (turned(), PICTURE),
+    "1 x 1": (file_of(PICTURE.crop((0, 0, 1, 1)), "PNG"), PICTURE.crop((0, 0, 1, 1))),
+    "narrow": (file_of(NARROW, "PNG"), NARROW),
+}
+REFUSED = {
+    "empty": b"",
+    "text": b"not a picture\n" * 20,
+    "zeros": bytes(2000),
+    "EPS": b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\n(CANARY) (w) file closefile\nshowpage\n%%EOF\n",
+    "PPM": file_of(PICTURE, "PPM"),
+    "PDF": b"%PDF-1.4\n%%EOF\n",
+    "pickle": pickle.dumps({"a": 1}),
+    "zip": b"PK\x03\x04" + bytes(60),
+    "declares 20000 x 20000": declared(20_000, 20_000),
+    "declares 10000 x 10000": declared(10_000, 10_000),
+    "declares 2 ** 31": declared(2**31 - 1, 2**31 - 1),
+    "declares nothing": declared(0, 0),
+    "floating point": file_of(Image.fromarray(GREY.astype(np.float32) / 255), "TIFF"),
+    "32 bit": file_of(Image.fromarray(GREY.astype(np.int32) * 100_000), "TIFF"),
+}
+NAMES = [
+    "a.jpg",
+    "a.PNG",
+    "a b.png",
+    "ü\u0301\u202e.png",
+    "a\nb.webp",
+    "'; rm x.tif",
+    "x" * 200 + ".bmp",
+    "..jpg",
+    "%s{0}.jpeg",
+    "-.png",
+]
+
+
+def opened(folder: Path, how: str = "squash"):
+    """The images of a folder, and the first of them as the model would see it."""
+    source = "tar" if folder.suffix == ".tar" else "folders"
+    images = open_images(Images(source, str(folder), "all"), Input(SIDE, how))
+    return images, images.image(0)
+
+
+def expected(content: bytes, pixels: Image.Image | None) -> np.ndarray:
+    """Pillow's own decoding, at the model's size."""
+    pixels = pixels or Image.open(io.BytesIO(content)).convert("RGB")
+    return np.asarray(pixels.resize((SIDE, SIDE), Image.Resampling.BICUBIC))
+
+
+@drawn(70)
+@given(st.sampled_from([*RIGHT, *REFUSED]), st.sampled_from(NAMES), st.sampled_from(["squash", "crop"]))
+def test_an_odd_image_has_pillows_pixels_or_is_refused(tmp_path_factory, kind, name, how):
+    root = tmp_path_factory.mktemp("odd")
+    (root / "cat").mkdir()
+    content, pixels = RIGHT.get(kind) or (REFUSED[kind].replace(b"CANARY", str(root / "canary").encode()), None)
+    (root / "cat" / name).write_bytes(content)
+    hidden = name.startswith(".")
+    with untouched(root), warnings.catch_warnings():
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # goes with the error, does not stand for it
+        found = outcome(lambda: opened(root, how), str(root) if hidden else str(root / "cat" / name), name)
+    if found is None:
+        assert kind in REFUSED or hidden or (kind, how) == ("narrow", "crop")
+        return
+    assert kind in RIGHT
+    assert found[0].ids == [f"cat/{name}"]
+    if how == "squash":
+        assert np.array_equal(np.asarray(found[1]), expected(content, pixels))
+    assert found[1].size == (SIDE, SIDE)
+
+
+@drawn(40)
+@given(st.sampled_from(sorted(set(RIGHT) - {"1 bit"})), st.floats(0, 1), st.integers(0, 255))
+def test_a_damaged_image_is_refused_or_is_what_pillow_reads(tmp_path_factory, kind, place, byte):
+    root = tmp_path_factory.mktemp("odd")
+    (root / "cat").mkdir()
+    content = bytearray(RIGHT[kind][0])
+    if byte % 2:
+        content[min(int(place * len(content)), len(content) - 1)] ^= byte
+    else:
+        content = content[: int(place * len(content))]
+    (root / "cat" / "a.png").write_bytes(bytes(content))
+    with untouched(root), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        found = outcome(lambda: opened(root), "a.png")
+        if found is not None and RIGHT[kind][1] is None:
+            assert np.array_equal(np.asarray(found[1]), expected(bytes(content), None))
+
+
+def put(root: Path, how: str) -> Path:
+    """Something in the place of an image file that is none, beside a good one."""
+    (root / "cat").mkdir()
+    odd = root / "cat" / "a.jpg"
+    if how == "folder":
+        odd.mkdir()
+    elif how == "dangling":
+        odd.symlink_to(root / "nowhere")
+    elif how == "loop":
+        odd.symlink_to(odd)
+    elif how == "pipe":
+        os.mkfifo(odd)
+    elif how == "device":
+        odd.symlink_to("/dev/zero")
+    elif how == "link":
+        (root / "b.png").write_bytes(PLAIN["PNG"])
+        odd.symlink_to(root / "b.png")
+    elif how == "bytes":
+        odd = root / "cat" / os.fsdecode(b"\xff\xfe.jpg")
+        odd.write_bytes(PLAIN["PNG"])
+    elif how == "class":
+        shutil.rmtree(root / "cat")
+        odd = root / "cat"
+        odd.write_bytes(PLAIN["PNG"])
+    return odd
+
+
+@pytest.mark.parametrize("how", ["folder", "dangling", "loop", "pipe", "device", "link", "bytes", "class"])
+def test_what_is_no_file_is_refused(tmp_path, how):
+    put(tmp_path, how)
+    found = outcome(lambda: opened(tmp_path), str(tmp_path))
+    assert (found is not None) == (how == "link"), "a link to a good image is one"
+
+
+# --- archives -------------------------------------------------------------------------------------------------------
+
+
+def member(name: str, content: bytes = PLAIN["PNG"], **entries: object) -> tuple[tarfile.TarInfo, bytes]:
+    info = tarfile.TarInfo(name)
+    info.size = len(content)
+    for key, value in entries.items():
+        setattr(info, key, value)
+    return info, content
+
+
+MEMBERS = {
+    "good": member("cat/z.png"),
+    "climbs": member("cat/../../../a.png"),
+    "climbs at once": member("../a.png"),
+    "absolute": member("/tmp/a.png"),
+    "symbolic link": member("cat/a.png", b"", type=tarfile.SYMTYPE, linkname="/etc/passwd"),
+    "hard link": member("cat/a.png", b"", type=tarfile.LNKTYPE, linkname="cat/z.png"),
+    "device": member("cat/a.png", b"", type=tarfile.CHRTYPE, devmajor=1, devminor=5),
+    "pipe": member("cat/a.png", b"", type=tarfile.FIFOTYPE),
+    "sparse": member("cat/a.png", type=tarfile.GNUTYPE_SPARSE),
+    "folder": member("cat/a.png", b"", type=tarfile.DIRTYPE),
+    "odd name": member("cat/\udcff.png"),
+    "newline": member("cat/a\nb.png"),
+    "label": member("cat/z.cls", b"12"),
+    "long label": member("cat/z.cls", b"9" * 5000),
+    "negative label": member("cat/z.cls", b"-1"),
+    "inner archive that is none": member("inner.tar", b"nothing of the kind" * 40),
+    "no image": member("cat/a.png", b"not a picture"),
+    "twice": member("cat/z.png", PLAIN["BMP"]),
+}
+HARMLESS = {"good", "folder", "newline", "label"}
+
+
+def packed(path: Path, names: list[str], cut: float | None, squeezed: bool) -> None:
+    with tarfile.open(path, "w:gz" if squeezed else "w") as file:
+        for name in names:
+            info, content = MEMBERS[name]
+            file.addfile(info, io.BytesIO(content))
+    if cut is not None:
+        path.write_bytes(path.read_bytes()[: int(cut * path.stat().st_size)])
+
+
+@drawn(60)
+@given(
+    st.lists(st.sampled_from(sorted(MEMBERS)), min_size=0, max_size=2, unique=True),
+    st.one_of(st.none(), st.none(), st.floats(0, 0.99)),
+    st.sampled_from([False, False, False, True]),
+)
+def test_an_odd_archive_is_right_or_refused(tmp_path_factory, names, cut, squeezed):
+    root = tmp_path_factory.mktemp("odd")
+    names = ["good", *(name for name in names if name != "good")]
+    packed(root / "all.tar", names, cut, squeezed)
+    with untouched(root):
+        found = outcome(lambda: opened(root / "all.tar"), "all.tar")
+    if found is None:
+        assert not set(names) <= HARMLESS - {"label", "newline"} or cut is not None or squeezed
+        return
+    images, _ = found
+    assert set(names) <= HARMLESS
+    assert len(images) == 1 + ("newline" in names)
+    assert np.array_equal(np.asarray(images.image(len(images) - 1)), expected(PLAIN["PNG"], PICTURE))
+
+
+# --- labels and decoded blocks --------------------------------------------------------------------------------------
+
+LINES_OF = st.sampled_from(
+    [
+        *("a.png 0", "b.png 1", "a.png 5", "a.png,n01440764", "b.png\tn01443537 7", "b.png ٣", "n01440764", "1"),
+        *("a.png 1000", "a.png -1", "a.png 1e3", f"a.png {'9' * 5000}", f"b.png {'x' * 4000}", "a.png", "\x00", ""),
+        "ImageId,PredictionString",
+    ]
+)
+MEANT = {"0": 0, "1": 1, "5": 5, "n01440764": 0, "n01443537": 1, "٣": 3}
+
+
+@drawn(50)
+@given(st.lists(LINES_OF, max_size=4), st.sampled_from(["utf-8", "utf-8-sig", "utf-16", "latin-1"]))
+def test_an_odd_file_of_labels_is_right_or_refused(tmp_path_factory, lines, encoding):
+    root = tmp_path_factory.mktemp("odd")
+    for name in ("a.png", "b.png"):
+        (root / name).write_bytes(PLAIN["PNG"])
+    (root / "val.txt").write_bytes("\n".join(lines).encode(encoding, "replace"))
+    found = outcome(lambda: open_images(Images("flat", str(root), "all"), Input(SIDE)), "val.txt", str(root))
+    if found is None:
+        return
+    said = [line.replace(",", " ").split() for line in lines]
+    said = {line[0]: line[1] for line in said if len(line) > 1} or dict(
+        zip(found.ids, [line[0] for line in said if line], strict=True)
+    )
+    assert {name: int(label) for name, label in zip(found.ids, found.labels, strict=True)} == {
+        name: MEANT[said[name]] for name in ("a.png", "b.png")
+    }
+
+
+@drawn(25)
+@given(
+    st.one_of(
+        st.sampled_from([b"", b"\x93NUMPY", b"PK\x03\x04" + bytes(50), pickle.dumps([1]), b"{}"]),
+        st.binary(max_size=200),
+        st.sampled_from(["npz", "other shape", "other type", "objects", "fortran", "cut"]),
+    )
+)
+def test_a_damaged_block_of_decoded_images_is_made_anew(home, tmp_path_factory, content):
+    folder = tmp_path_factory.mktemp("pixels")
+    images = open_images(Images("folders", str(home / "images"), "all"), Input(SIDE))
+    right = np.stack([np.asarray(images.image(row)) for row in range(len(images))])
+    decoded(images, folder).pixels(0)
+    (path,) = folder.rglob("*.npy")
+    buffer = io.BytesIO()
+    if content == "npz":
+        np.savez(buffer, right)
+    elif content == "fortran":
+        np.save(buffer, np.asfortranarray(right))
+    elif content == "objects":
+        np.save(buffer, np.array([{}, None], object), allow_pickle=True)
+    elif isinstance(content, str):
+        np.save(buffer, right[:3] if content == "other shape" else right.astype(np.float32))
+    path.write_bytes(content if isinstance(content, bytes) else buffer.getvalue()[: -7 if content == "cut" else None])
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        found = decoded(images, folder)
+        again = np.stack([np.asarray(found.image(row)) for row in range(len(found))])
+    assert np.array_equal(again, right)
+    assert content == "fortran" or any(str(path) in str(one.message) for one in told)
+
+
+# --- checkpoints ----------------------------------------------------------------------------------------------------
+
+
+class Hostile:
+    """Unpickled without care, it touches the canary."""
+
+    def __init__(self, canary: Path):
+        self.canary = canary
+
+    def __reduce__(self):
+        return os.system, (f"touch {self.canary}",)
+
+
+def with_tensor(
+    weights: dict, change: Callable[[torch.Tensor], torch.Tensor], key: str = "blocks.1.attn.qkv.weight"
+) -> dict:
+    return weights | {key: change(weights[key])}
+
+
+def poked(value: float) -> Callable[[torch.Tensor], torch.Tensor]:
+    def change(tensor: torch.Tensor) -> torch.Tensor:
+        tensor = tensor.clone()
+        tensor[3, 5] = value
+        return tensor
+
+    return change
+
+
+TENSORS = {  # a state dict, altered, and whether it is still the same model
+    "whole": (lambda w: w, True),
+    "float64": (lambda w: {key: value.double() for key, value in w.items()}, True),
+    "a module's own copy": (lambda w: {key: value.clone() for key, value in w.items()}, True),
+    "NaN": (lambda w: with_tensor(w, poked(float("nan"))), False),
+    "infinite": (lambda w: with_tensor(w, poked(float("-inf"))), False),
+    "too large for float32": (lambda w: with_tensor(w, lambda t: poked(1e300)(t.double())), False),
+    "int8": (lambda w: with_tensor(w, lambda t: (t * 10).to(torch.int8)), False),
+    "bool": (lambda w: with_tensor(w, lambda t: t > 0), False),
+    "complex": (lambda w: with_tensor(w, lambda t: t.to(torch.complex64)), False),
+    "turned": (lambda w: with_tensor(w, lambda t: t.T.contiguous()), False),
+    "flat": (lambda w: with_tensor(w, lambda t: t.flatten()), False),
+    "no number": (lambda w: with_tensor(w, lambda t: t[:0]), False),
+    "a scalar": (lambda w: with_tensor(w, lambda t: t[0, 0].clone()), False),
+    "empty": (lambda w: {}, False),
+    "prefix": (lambda w: {f"module.{key}": value for key, value in w.items()}, False),
+    "surplus": (lambda w: w | {"x" * 3000 + "\n": torch.zeros(1)}, False),
+    "missing": (lambda w: dict(list(w.items())[1:]), False),
+}
+PICKLES = {  # what else a pickle may hold
+    "nested": (lambda w: {"model": w, "args": None}, True),
+    "nested twice": (lambda w: {"model": {"model": w}}, False),
+    "list": (lambda w: list(w.values()), False),
+    "number": (lambda w: 3, False),
+    "None": (lambda w: None, False),
+    "numbers for keys": (lambda w: dict(enumerate(w.values())), False),
+    "sparse": (lambda w: with_tensor(w, lambda t: t.to_sparse()), False),
+    "meta": (lambda w: with_tensor(w, lambda t: t.to("meta")), False),
+    "spread": (lambda w: with_tensor(w, lambda t: torch.zeros(1).expand(10**12)), False),
+    "half spread": (lambda w: with_tensor(w, lambda t: torch.zeros(1, dtype=torch.float16).expand(10**12)), False),
+    "module": (lambda w: torch.nn.Linear(2, 2), False),
+}
+BYTES = {
+    "nothing": lambda content: b"",
+    "cut": lambda content: content[: len(content) // 2],
+    "last byte": lambda content: content[:-1],
+    "more": lambda content: content + b"more",
+    "header of all": lambda content: struct.pack("<Q", 2**63) + content[8:],
+    "header too short": lambda content: struct.pack("<Q", 7) + content[8:],
+    "header of nothing": lambda content: struct.pack("<Q", 0) + content[8:],
+    "header is no JSON": lambda content: content[:8] + b"[" * 100 + content[108:],
+    "text": lambda content: b"version https://example.org\noid sha256:00\nsize 3\n",
+    "page": lambda content: b"<!DOCTYPE html><html>no such file</html>",
+}
+
+
+def zipped(weights: dict) -> bytes:
+    """A PyTorch file, packed anew with a member that unpacks to a thousand times its size."""
+    stored, packed_anew = io.BytesIO(), io.BytesIO()
+    torch.save(weights, stored)
+    with zipfile.ZipFile(stored) as source, zipfile.ZipFile(packed_anew, "w", zipfile.ZIP_DEFLATED) as target:
+        for name in source.namelist():
+            target.writestr(name, source.read(name))
+        target.writestr("archive/data/99", bytes(60_000_000))
+    return packed_anew.getvalue()
+
+
+def write_checkpoint(path: Path, kind: str, suffix: str, good: dict, canary: Path) -> bool:
+    """Write an odd checkpoint; returns whether it is still the same model."""
+    safe = suffix == ".safetensors"
+    if kind in TENSORS or (kind in PICKLES and not safe):
+        change, right = (TENSORS | PICKLES)[kind]
+        weights = change(dict(good))
+        save_file({key: value.contiguous() for key, value in weights.items()}, path) if safe else torch.save(
+            weights, path
+        )
+        return right
+    if kind == "folder":
+        path.mkdir()
+    elif kind == "hostile":
+        path.write_bytes(pickle.dumps({"model": good, "args": Hostile(canary)}))
+    elif kind == "hostile zip":
+        torch.save({"model": good, "args": Hostile(canary)}, path)
+    elif kind == "zip bomb":
+        path.write_bytes(zipped(good))
+    else:
+        content = io.BytesIO()
+        torch.save(good, content)
+        plain = {key: value.contiguous() for key, value in good.items()}
+        path.write_bytes(BYTES[kind](save(plain) if safe else content.getvalue()))
+        if kind == "more":
+            return None  # of a zip some readers look from its end, and find the whole
+    return False
+
+
+KINDS = [*TENSORS, *PICKLES, *BYTES, "folder", "hostile", "hostile zip", "zip bomb"]
+
+
+@drawn(110)
+@given(st.sampled_from(KINDS), st.sampled_from([".safetensors", ".pth"]))
+def test_an_odd_checkpoint_is_the_same_model_or_refused(home, kind, suffix):
+    if kind in PICKLES and suffix == ".safetensors":
+        suffix = ".pth"
+    path, text = home / f"odd{suffix}", (home / "tiny.yaml").read_text()
+    good = load_file(home / "weights" / "mae_pretrained.safetensors")
+    right = write_checkpoint(path, kind, suffix, good, home / "canary")
+    profile = home / "odd.yaml"
+    profile.write_text(text.replace("weights/mae_pretrained.safetensors", path.name))
+    try:
+        with untouched(home):
+            model = outcome(lambda: load_model(load_profile(profile), "mae_pretrained"), str(path))
+    finally:
+        profile.unlink()
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    assert right is None or (model is not None) == right
+    if model is not None:
+        found = model.state_dict()
+        assert all(torch.equal(found[key], value) for key, value in good.items())
+
+
+def test_the_message_on_a_number_that_is_none_names_the_tensor(home):
+    path, text = home / "odd.safetensors", (home / "tiny.yaml").read_text()
+    write_checkpoint(path, "NaN", ".safetensors", load_file(home / "weights" / "mae_pretrained.safetensors"), home)
+    (home / "odd.yaml").write_text(text.replace("weights/mae_pretrained.safetensors", path.name))
+    try:
+        with pytest.raises(
+            CheckpointError, match=r"blocks\.1\.attn\.qkv\.weight has 1 numbers that are NaN or infinite"
+        ):
+            load_model(load_profile(home / "odd.yaml"), "mae_pretrained")
+    finally:
+        path.unlink()
+        (home / "odd.yaml").unlink()
+
+
+# --- parameters -----------------------------------------------------------------------------------------------------
+
+CHAPTERS = {path.stem: notebooks.parameters_of(path) for path in notebooks.find([])}
+PARAMETERS = sorted((stem, name) for stem, values in CHAPTERS.items() for name in values)
+VALUES = st.one_of(
+    st.sampled_from(
+        ["", " ", "null", "~", "None", "true", "no", "0", "-1", "1", "2", "1000000000", "-0.0", "0.5", "1.5"]
+    ),
+    st.sampled_from(
+        [".nan", ".inf", "-.inf", "nan", "inf", "1e400", "9" * 5000, "0x10", "1_0", "1:30", "0b_", "2024-02-31"]
+    ),
+    st.sampled_from(
+        ["[]", "[1]", "[1, 1]", "[1, [2]]", "[null]", "[true]", "['I']", "[I, XI]", "[50, 101]", "[.nan]", "[0]"]
+    ),
+    st.sampled_from(
+        ["{}", "{a: 1}", "{1: 2}", "&a [*a]", "[" * 2000, "[1, 2", "'", '"', "!!python/name:os.system", "!!int x"]
+    ),
+    st.sampled_from(["__import__('os').system('touch CANARY')", "!!python/object/apply:os.system ['touch CANARY']"]),
+    st.sampled_from(
+        ["$(touch CANARY)", "x; touch CANARY", "../..", "/dev/null", "a\nb", "x" * 5000, "\ud800", "a\0b", "ß"]
+    ),
+    st.text(max_size=8),
+)
+
+
+def in_process(failures: list[BaseException], name: str) -> Callable[..., None]:
+    """In the place of papermill: a chapter's cells up to the last that reads the parameter `name`, in this process."""
+
+    def execute(source: Path, target: Path, parameters: dict, *others: object) -> None:
+        cells = [cell for cell in nbformat.read(source, 4).cells if cell.cell_type == "code"]
+        reading = [place for place, cell in enumerate(cells) if re.search(rf"\b{name}\b", cell.source)]
+        names: dict[str, object] = {}
+        try:
+            for cell in cells[: max(reading) + 1]:
+                exec(compile(cell.source, source.stem, "exec"), names)
+                if "parameters" in cell.metadata.get("tags", []):
+                    injected = papermill.translators.PythonTranslator.codify(parameters)
+                    exec(compile(injected, source.stem, "exec"), names)
+        except Exception as error:
+            failures.append(error)
+            raise NotebookError(f"{source.stem}: {type(error).__name__}: {error}") from error
+
+    return execute
+
+
+@pytest.fixture(scope="module")
+def small(home):
+    """The tiny profile with parameters that make its chapters run in a moment."""
+    values = yaml.safe_load((home / "tiny.yaml").read_text())
+    counts = {"images_per_class": 4, "supervised_images_per_class": 2, "control_images_per_class": 1}
+    counts |= {"corruption_images_per_class": 1, "perplexity": 2, "patch_perplexity": 4, "tsne_patches": 2, "masks": 3}
+    path = home / "small.yaml"
+    path.write_text(
+        yaml.safe_dump(values | {"name": "small", "parameters": counts | {"k": 3, "other_k": [2], "orders": 2}})
+    )
+    return path
+
+
+@drawn(100)
+@given(st.sampled_from(PARAMETERS), VALUES)
+def test_an_odd_parameter_is_taken_or_refused(small, home, tmp_path_factory, which, text):
+    (stem, name), failures, told = which, [], io.StringIO()
+    out = tmp_path_factory.mktemp("out")
+    text = text.replace("CANARY", str(home / "canary"))
+    options = [
+        "--profile",
+        str(small),
+        "--device",
+        "cpu",
+        "--jobs",
+        "1",
+        "--out",
+        str(out),
+        "--results",
+        str(out),
+        "--no-book",
+    ]
+    with untouched(home), pytest.MonkeyPatch.context() as patch, contextlib.redirect_stderr(told):
+        patch.setattr(notebooks, "execute", in_process(failures, name))
+        patch.setattr(plt, "show", lambda: None)
+        try:
+            status = run.main([stem, "-p", name, text, *options])
+        except SystemExit:  # argparse takes such a value for an option, and says so
+            assert text.startswith("-")
+            assert "argument" in told.getvalue()
+            return
+    plt.close("all")
+    if failures:
+        outcome(partial(raised, failures[0]), name, "take more", *map(str, said_of(text)))
+    elif status:
+        assert re.search(rf"error: parameter '{name}' is .*; use", told.getvalue()), told.getvalue()
+        assert len(told.getvalue()) < LENGTH
+    else:
+        entries = json.loads((out / "small" / "run.json").read_text())["notebooks"][stem]["parameters"]
+        assert entries[name] == (None if text == "None" else yaml.safe_load(text) if text.strip() else text)
+
+
+def raised(error: BaseException) -> None:
+    raise error
+
+
+def said_of(text: str) -> list[object]:
+    """How a message may show a value that was given as `text`: as such, by its repr, or by its entries."""
+    value = run.parse_value(text)
+    return [text, value, repr(value), *(map(repr, value) if isinstance(value, list) else ())]
+
+
+@pytest.mark.parametrize(
+    ("name", "option"), [("profile", "--profile"), ("device", "--device"), ("results_folder", "--results")]
+)
+def test_what_holds_for_the_whole_run_is_no_parameter(name, option):
+    """A chapter on another profile than the run's would put its numbers into the wrong folder."""
+    with pytest.raises(NotebookError, match=f"'{name}' is that of the whole run; use the option {option}"):
+        notebooks.choose_parameters(notebooks.find(["05"]), {name: "demo"})
+
+
+@pytest.mark.parametrize("name", ["x" * 5000, "", "images_per_clas", "seed ", "__class__"])
+def test_an_unknown_parameter_is_refused(name):
+    with pytest.raises(NotebookError, match="is unknown to"):
+        notebooks.choose_parameters(notebooks.find(["05"]), {name: 1})
+
+
+def test_all_values_of_the_chapters_and_of_the_papers_profile_are_of_their_kind():
+    notebooks.choose_parameters(notebooks.find([]), {}, load_profile("paper").parameters)
+    for path in notebooks.find([]):
+        defaults = {name: value for name, value in CHAPTERS[path.stem].items() if name not in notebooks.OPTIONS}
+        assert notebooks.choose_parameters([path], defaults)[path] == defaults
+
+
+@pytest.mark.parametrize(
+    ("value", "kind", "fitting"),
+    [
+        (True, int, False),
+        (1, bool, False),
+        (1, float, True),
+        (1.0, int, False),
+        (float("nan"), float, False),
+        (10**400, float, False),
+        (None, int | None, True),
+        (["a"], list[str] | str, True),
+        ([1, 2.5], list[float], True),
+        ({"a": []}, dict[str, int], False),
+    ],
+)
+def test_a_whole_number_is_a_number_and_true_is_none(value, kind, fitting):
+    assert fits(value, kind) == fitting
+
+
+def test_a_value_is_shown_in_one_line_whatever_it_is():
+    deep: list = []
+    for _ in range(500):
+        deep = [deep, deep]
+    for value in (deep, "x\n" * 10**6, 10**10**4, {n: n for n in range(10**5)}):
+        assert len(shown(value)) < 1000
+        assert "\n" not in shown(value)
