@@ -67,7 +67,7 @@ def choose_parameters(
         if name in OPTIONS:
             raise NotebookError(f"parameter {name!r} is that of the whole run; use the option {OPTIONS[name]} for it")
     values, folder = (defaults or {}) | given, paths[0].parent if paths else NOTEBOOKS
-    every = [*known.values(), *map(parameters_of, set(find([], folder)) - set(paths))]
+    every = [*known.values(), *map(parameters_of, sorted({*folder.glob("[0-9]*.ipynb")} - {*paths}))]
     for name, value in values.items():
         usual = [parameters[name] for parameters in every if name in parameters]
         if usual:
