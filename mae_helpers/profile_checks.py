@@ -23,7 +23,7 @@ OUTSIDE = re.compile(
 def of_profile(profile: "Profile") -> Iterator[str]:
     """All complaints about a profile, each with its entry, the value and the remedy."""
     if not _is_folder_name(profile.name):
-        yield f"name is {shown(profile.name)}; it names folders, so use up to 100 printable characters without / and \\"
+        yield f"name is {shown(profile.name)}; folders are called by it, so use up to 100 printable characters without / and \\"
     sets = {"images": profile.images, "second_images": profile.second_images, "imagenet_c": profile.imagenet_c}
     sets |= {f"shifted_images.{name}": images for name, images in profile.shifted_images.items()}
     for label, images in sets.items():

@@ -65,15 +65,8 @@ PACKAGES += ("imagecorruptions-imaug", "openTSNE", "pandas", "matplotlib", "seab
 
 
 def folder(profile: Profile, results: str | Path | None = None) -> Path:
-    """Where the profile's tables lie: `results`, by default the repository's own folder of that name, / its name.
-
-    ValueError for a name that would lead out of it.
-    """
-    if profile.name in ("", ".", "..") or set(str(profile.name)) & set("/\\\0"):
-        raise ValueError(
-            f"{profile.path}: name is {profile.name!r}; folders are called by it, so use a word without slashes"
-        )
-    return (Path(results) if results else ROOT / "results") / str(profile.name)
+    """Where the profile's tables lie: `results`, by default the repository's own folder of that name, / its name."""
+    return (Path(results) if results else ROOT / "results") / profile.name
 
 
 def data_fingerprint(profile: Profile) -> str:

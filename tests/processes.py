@@ -4,7 +4,7 @@ import multiprocessing
 import multiprocessing.forkserver
 
 SERVER = multiprocessing.get_context("forkserver")
-SERVER.set_forkserver_preload(["mae_helpers.chapter", "mae_helpers.robustness", "distributed"])
+SERVER.set_forkserver_preload(["mae_helpers.chapter", "mae_helpers.robustness"])
 
 
 def start(target, *arguments):
