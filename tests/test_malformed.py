@@ -731,7 +731,7 @@ def test_the_message_on_a_number_that_is_none_names_the_tensor(home):
 # --- parameters -----------------------------------------------------------------------------------------------------
 
 CHAPTERS = {path.stem: notebooks.parameters_of(path) for path in notebooks.find([])}
-PARAMETERS = sorted((stem, name) for stem, values in CHAPTERS.items() for name in values)
+PARAMETERS = sorted((stem, name) for stem, values in CHAPTERS.items() for name in values if name != "scheduler")
 VALUES = st.one_of(
     st.sampled_from(
         ["", " ", "null", "~", "None", "true", "no", "0", "-1", "1", "2", "1000000000", "-0.0", "0.5", "1.5"]
@@ -818,7 +818,7 @@ def test_an_odd_parameter_is_taken_or_refused(small, home, tmp_path_factory, whi
     if failures:
         outcome(partial(raised, failures[0]), name, "take more", *map(str, said_of(text)))
     elif status:
-        assert re.search(rf"error: (parameter '{name}' is .*; use|{name} .*: use)", told.getvalue()), told.getvalue()
+        assert re.search(rf"error: parameter '{name}' is .*; use", told.getvalue()), told.getvalue()
         assert len(told.getvalue()) < LENGTH
     else:
         entries = json.loads((out / "small" / "run.json").read_text())["notebooks"][stem]["parameters"]
