@@ -127,7 +127,7 @@ class Occlusion:
             raise ValueError(f"occlusion of {self.percent} %: use a percentage from 0 to 100")
         for value, known, what in ((self.ranking, RANKINGS, "ranking"), (self.fill, FILLS, "fill")):
             if value not in known:
-                raise ValueError(f"occlusion: {what} {value!r} is unknown; use one of {', '.join(known)}")
+                raise ValueError(f"occlusion: {what} {value[:80]!r} is unknown; use one of {', '.join(known)}")
 
     @property
     def name(self) -> str:
