@@ -152,7 +152,8 @@ class Workers:
                 "address, and run again: finished cells are kept"
             ) from None
 
-    def _submit(self, task: "Task", worker: str) -> "Future":
+    def _submit(self, task: "Task") -> "Future":
+        """A task for whichever worker is free: one meant for a worker that died would wait for it, Dask never asks another."""
         origins = [subject.origin for subject in task.subjects]
         if None in origins:
             raise ValueError("scheduler: these subjects can be opened in this process alone; leave `scheduler` out")
@@ -163,8 +164,6 @@ class Workers:
             _compute,
             expected,
             payload,
-            workers=[worker],
-            allow_other_workers=True,
             pure=False,
             key=f"{task.perturbation.name}-{os.urandom(4).hex()}",
         )
@@ -179,21 +178,20 @@ class Workers:
     def _run(self, tasks: Iterator[tuple[int, "Task"]]) -> Iterator[tuple[int, "Task", dict[str, Arrays]]]:
         from distributed import wait
 
-        running: dict[Future, tuple[int, Task, str]] = {}
+        running: dict[Future, tuple[int, Task]] = {}
         failure, exhausted, ready = None, False, []
         while not exhausted or running or ready:
-            busy = {worker for _, _, worker in running.values()}
-            for worker in () if exhausted else sorted(set(self.client.nthreads()) - busy):
+            number_of_workers = len(self.client.nthreads())
+            while not exhausted and len(running) < number_of_workers:
                 number, task = next(tasks, (None, None))
                 exhausted = task is None
-                if exhausted:
-                    break
-                running[self._submit(task, worker)] = (number, task, worker)
+                if not exhausted:
+                    running[self._submit(task)] = (number, task)
             yield from ready  # written here while the workers are busy again
             ready = []
+            if not number_of_workers and (running or not exhausted):
+                self._wait()
             if not running:
-                if not exhausted:
-                    self._wait()
                 continue
             try:
                 with self.client.as_current():
@@ -201,7 +199,7 @@ class Workers:
             except TimeoutError:  # a look at which workers there are now
                 continue
             for future in done:
-                number, task, _ = running.pop(future)
+                number, task = running.pop(future)
                 try:
                     ready.append((number, task, future.result()))
                 except Exception as error:

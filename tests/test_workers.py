@@ -193,6 +193,16 @@ def test_a_cluster_without_workers(monkeypatch):
         Workers(cluster.scheduler_address)
 
 
+def test_a_cluster_that_its_only_worker_leaves_in_the_middle(monkeypatch, tmp_path):
+    monkeypatch.setattr(workers, "PATIENCE", 0.5)
+    cluster = distributed.LocalCluster(n_workers=1, dashboard_address=None, processes=False)
+    with cluster, workers.opened(cluster.scheduler_address) as there:
+        here = demo(tmp_path, there)
+        sets = {"mae_finetuned": here.images(per_class=1)}
+        with pytest.raises(WorkerError, match=r"no worker for 0\.5 s; start some.*finished cells are kept"):
+            here.sweep(sets, {"leaving": trouble.Leaving()}, "prediction")
+
+
 def test_without_dask(monkeypatch):
     monkeypatch.setitem(sys.modules, "distributed", None)
     with pytest.raises(WorkerError, match="needs the package `distributed`"):

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
+from distributed import get_worker
+
 from mae_helpers.perturbations import Clean
 
 
@@ -34,4 +36,16 @@ class Lethal(Clean):
             if self.mark:
                 Path(self.mark).write_text("killed")
             os.kill(os.getpid(), signal.SIGKILL)
+        return lambda pixels, name: pixels
+
+
+@dataclass(frozen=True)
+class Leaving(Clean):
+    """The worker that computes it leaves its cluster, and none comes."""
+
+    name: ClassVar[str] = "leaving"
+
+    def change(self, images, clean):
+        worker = get_worker()
+        worker.loop.add_callback(worker.close, executor_wait=False)
         return lambda pixels, name: pixels
