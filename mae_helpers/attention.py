@@ -27,11 +27,11 @@ def patch_distances(grid: int, patch_size: int, metric: str = "euclidean") -> Te
 def uniform_distance(distances: Tensor, visible: int | None = None) -> float:
     """The mean attention distance of uniform attention, in pixels: the mean of all distances (116.5 for ViT-B).
 
-    Where only `visible` random patches remain, the expected one: each patch has itself, at distance 0, and
+    Where only `visible` random patches remain, 1 or more, the expected one: each patch has itself, at distance 0, and
     `visible - 1` others.
     """
     patches = len(distances)
-    visible = visible or patches
+    visible = patches if visible is None else visible
     to_others = float(distances.double().sum()) / (patches * (patches - 1))
     return to_others * (visible - 1) / visible
 

@@ -18,17 +18,21 @@ from mae_helpers.progress import progress
 BLOCK = 256  # images whose measures lie in one array while they are gathered
 
 
+def visible_count(patches: int, ratio: float) -> int:
+    """How many of so many patches stay visible at a masking ratio: N_v = round((1 - ratio) * patches), at least one."""
+    if not 0 <= ratio < 1:
+        raise ValueError(f"masking ratio {ratio}: use a share from 0 (nothing masked) to below 1")
+    return max(1, round((1 - ratio) * patches))
+
+
 def visible_patches(ids: Sequence[str], patches: int, ratio: float, seed: int, draw: int = 0) -> Tensor | None:
     """The patches that stay visible in each image: the first N_v of a uniformly random permutation (MAE, Sec. 3).
 
-    N_v = round((1 - ratio) * patches). An image's permutation depends on its id, the seed and the draw alone, so the
-    batch size and the other images do not matter. Returns (B, N_v), or None where `ratio` is 0.
+    N_v is that of `visible_count`. An image's permutation depends on its id, the seed and the draw alone, so the
+    batch size and the other images do not matter. Returns (B, N_v), or None where nothing is masked.
     """
-    if not 0 <= ratio < 1:
-        raise ValueError(f"masking ratio {ratio}: use a share from 0 (nothing masked) to below 1")
-    if ratio == 0:
+    if (count := visible_count(patches, ratio)) == patches:
         return None
-    count = max(1, round((1 - ratio) * patches))
     generators = (np.random.default_rng([seed, draw, crc32(name.encode())]) for name in ids)
     return torch.from_numpy(np.stack([generator.permutation(patches)[:count] for generator in generators]))
 

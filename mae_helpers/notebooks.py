@@ -1,6 +1,7 @@
 """Run one notebook through papermill so that what is left behind is whole, current, or plainly marked as failed."""
 
 import ast
+import difflib
 import hashlib
 import json
 from pathlib import Path
@@ -11,7 +12,7 @@ import papermill
 
 from mae_helpers import pages
 from mae_helpers.files import remove, storage_error, write_whole
-from mae_helpers.kinds import check_parameter
+from mae_helpers.kinds import check_parameter, shown
 from mae_helpers.profiles import ROOT, Profile
 
 NOTEBOOKS, CODE, BENCHMARKS = ROOT / "notebooks", ROOT / "mae_helpers", ROOT / "benchmarks"
@@ -53,8 +54,8 @@ def choose_parameters(
 ) -> dict[Path, dict[str, object]]:
     """The parameters that each notebook takes: those `given` over a profile's `defaults`.
 
-    NotebookError for one that is given and that none of them knows, that is the run's own, or that is of another kind
-    than its defaults are (see `kinds.check_parameter`).
+    NotebookError for one that is given and that none of them knows, a default that no notebook knows, one that is the
+    run's own, or one of another kind than its defaults are (see `kinds.check_parameter`).
     """
     known = {path: parameters_of(path) for path in paths}
     everything = sorted(set().union(*known.values()))
@@ -70,6 +71,12 @@ def choose_parameters(
     every = [*known.values(), *map(parameters_of, sorted({*folder.glob("[0-9]*.ipynb")} - {*paths}))]
     for name, value in values.items():
         usual = [parameters[name] for parameters in every if name in parameters]
+        if not usual and name not in (*OPTIONS, *HOW):
+            close = difflib.get_close_matches(name[:80], set().union(*every), n=1)
+            raise NotebookError(
+                f"the profile's parameter {shown(name)} is unknown to every notebook; "
+                + (f"did you mean {close[0]!r}?" if close else "leave it out")
+            )
         if usual:
             try:
                 check_parameter(name, value, usual, "parameter" if name in given else "the profile's parameter")

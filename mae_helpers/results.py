@@ -65,8 +65,12 @@ PACKAGES += ("imagecorruptions-imaug", "openTSNE", "pandas", "matplotlib", "seab
 
 
 def folder(profile: Profile, results: str | Path | None = None) -> Path:
-    """Where the profile's tables lie: `results`, by default the repository's own folder of that name, / its name."""
-    return (Path(results) if results else ROOT / "results") / profile.name
+    """Where the profile's tables lie: `results`, by default the repository's folder of that name, / the profile's name.
+
+    Where the package is installed without the repository, as on Colab, the folder is made where one works.
+    """
+    home = ROOT if (ROOT / "_toc.yml").exists() else Path.cwd()
+    return (Path(results) if results else home / "results") / profile.name
 
 
 def data_fingerprint(profile: Profile) -> str:

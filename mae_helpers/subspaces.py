@@ -117,8 +117,13 @@ def angle_table(bases: dict[tuple[str, int], np.ndarray], pairs: Sequence[tuple[
 def control_groups(classes: np.ndarray, seed: int) -> dict[str, list[int]]:
     """Image rows of each class, of each class's two random halves, and of each class under shuffled labels.
 
-    The names are `dress`, `dress / half 1`, `dress / half 2` and `dress / shuffled`.
+    The names are `dress`, `dress / half 1`, `dress / half 2` and `dress / shuffled`. ValueError for fewer than two
+    classes: angles are between them.
     """
+    if len(set(classes)) < 2:
+        raise ValueError(
+            f"principal angles are between classes, and there is only {', '.join(set(classes))}; take two or more"
+        )
     generator = np.random.default_rng(seed)
     shuffled = generator.permutation(classes)
     groups: dict[str, list[int]] = {}

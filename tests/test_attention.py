@@ -48,6 +48,10 @@ def test_unknown_metric_is_an_error():
         patch_distances(2, 10, "manhattan")
 
 
+def test_uniform_distance_of_one_visible_patch_is_that_to_itself():
+    assert uniform_distance(patch_distances(2, 10), 1) == 0
+
+
 def test_uniform_distance_of_vit_b_agrees_with_a_loop_over_all_pairs():
     cells = [(16 * row, 16 * column) for row in range(14) for column in range(14)]
     loop = sum(hypot(a - c, b - d) for a, b in cells for c, d in cells) / len(cells) ** 2

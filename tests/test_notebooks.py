@@ -150,7 +150,12 @@ def test_unknown_parameter_is_refused_with_the_known_ones(folder):
     paths = notebooks.find([], folder)
     with pytest.raises(NotebookError, match=r"parameter 'y' is unknown to 01_small; they take x"):
         notebooks.choose_parameters(paths, {"y": 1})
-    assert notebooks.choose_parameters(paths, {"x": 2}, {"x": 3, "y": 4}) == {paths[0]: {"x": 2}}
+    with pytest.raises(
+        NotebookError, match=r"the profile's parameter 'xx' is unknown to every notebook; did you mean 'x'"
+    ):
+        notebooks.choose_parameters(paths, {"x": 2}, {"x": 3, "xx": 4})
+    own = {"profile": "demo", "scheduler": None}  # of the whole run, for the notebooks that take them
+    assert notebooks.choose_parameters(paths, {"x": 2}, {"x": 3} | own) == {paths[0]: {"x": 2}}
 
 
 def test_failure_keeps_the_copy_for_reading_and_the_older_result(folder, tmp_path):

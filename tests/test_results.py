@@ -30,6 +30,15 @@ def test_a_table_is_written_in_the_published_order_and_read_back(tmp_path):
     pd.testing.assert_frame_equal(results.read_table(NAME, tmp_path / "demo"), table()[results.COLUMNS[NAME]])
 
 
+def test_tables_lie_in_the_repository_or_where_one_works_if_there_is_none(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    profile = load_profile("demo")
+    assert results.folder(profile) == ROOT / "results" / "demo"
+    assert results.folder(profile, "other") == Path("other/demo")
+    monkeypatch.setattr(results, "ROOT", tmp_path / "site-packages")
+    assert results.folder(profile) == tmp_path / "results" / "demo"
+
+
 def test_further_columns_come_last(tmp_path):
     path = results.save_table(table(draw=7), NAME, tmp_path, MADE_FROM)
     assert path.read_text().splitlines()[0].endswith("cosine_to_mean,draw")

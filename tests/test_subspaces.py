@@ -176,6 +176,11 @@ def test_shuffled_groups_have_the_classes_sizes_and_partition_all_images():
     assert shuffled[0] != groups["cat"]
 
 
+def test_one_class_has_no_angles():
+    with pytest.raises(ValueError, match="there is only dress; take two or more"):
+        control_groups(np.array(["dress", "dress"]), seed=0)
+
+
 def test_control_groups_are_seeded():
     assert control_groups(CLASSES, seed=1) == control_groups(CLASSES, seed=1)
     assert control_groups(CLASSES, seed=1) != control_groups(CLASSES, seed=2)
