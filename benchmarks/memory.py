@@ -23,7 +23,8 @@ from mae_helpers.profiles import ROOT
 from mae_helpers.usage import peaks
 
 IMAGES = 500
-STORED = 250  # images whose maps are kept: 22 MB each, 5.6 GB; twice as many would not fit a small machine
+STORED = 100  # images whose maps are kept: 22 MB each; so many as are compared would not fit a small machine
+RUNS = 2  # of each, of which the smaller counts: what the allocator adds differs from run to run
 
 
 def in_one_pass(model: VisionTransformer, images: ImageSet) -> np.ndarray:
@@ -48,7 +49,11 @@ WAYS = {"pass": in_one_pass, "stored": from_stored_maps}
 
 @cache
 def in_a_process(way: str, count: int) -> dict:
-    """`distance`, and the MB that the way took above what the process held with the model loaded; run once for all rows."""
+    """`distance`, and the MB that the way took above what the process held with the model loaded; the same for all rows."""
+    return min((_run(way, count) for _ in range(RUNS)), key=lambda found: found["mb"])
+
+
+def _run(way: str, count: int) -> dict:
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "distance.npy"
         call = [sys.executable, "-m", "benchmarks.memory", way, str(count), str(out)]
@@ -71,7 +76,7 @@ def pair(device: torch.device, ours: tuple[str, int], other: tuple[str, int]) ->
         difference=gap,
         tolerance=1e-4,
         setting=f"demo's model (12 layers x 12 heads, 196 patches), {ours[1]} images against {other[1]}, batches of "
-        f"{BATCH}; MB above the loaded model; distances in pixels",
+        f"{BATCH}; MB above the loaded model, the smaller of {RUNS} runs; distances in pixels",
         cost=lambda function: function()["mb"],
     )
 

@@ -46,7 +46,7 @@ def attention_distance(state: LayerState, distances: Tensor) -> Tensor:
     distances = distances.to(patches)
     if state.visible is not None:
         distances = distances[state.visible[:, :, None], state.visible[:, None, :]][:, None]
-    spans = (patches * distances).sum(-1) / patches.sum(-1)  # row by row: one sum of all products would lose digits
+    spans = torch.linalg.vecdot(patches, distances.expand_as(patches)) / patches.sum(-1)  # row by row keeps the digits
     return spans.mean(-1)
 
 
@@ -76,25 +76,28 @@ class Rollout:
     """A statistic for the pass over the images: rollout scores of patches, (images, N).
 
     `rows` is `cls` (the paper: what reaches the CLS token) or `patches` (the mean over patch rows: what reaches a
-    mean-pooled classifier). Holds one batch's head means at a time; two of them hold the same.
+    mean-pooled classifier). Holds one batch's head means at a time, in one block that the next batch overwrites.
     """
 
     def __init__(self, rows: str, layers: int):
         self.rows, self.layers = rows, layers
-        self.means: list[Tensor] = []
+        self.means: Tensor | None = None
         self.scores = Gathered()
 
     def add(self, state: LayerState, rows: range) -> None:
         """Keep the layer's head mean; after the last layer, roll the batch out."""
-        self.means.append(state.mean_attention())
+        mean = state.mean_attention()
+        if self.means is None or len(mean) > self.means.shape[1]:
+            self.means = mean.new_empty(self.layers, *mean.shape)
+        means = self.means[:, : len(mean)]
+        means[state.layer - 1] = mean
         if state.layer == self.layers:
-            start = torch.zeros(self.means[0].shape[-1])
+            start = torch.zeros(mean.shape[-1])
             if self.rows == "cls":
                 start[0] = 1
             else:
                 start[1:] = 1 / (len(start) - 1)
-            self.scores.add(rollout(self.means, start).cpu().numpy())
-            self.means = []
+            self.scores.add(rollout(list(means), start).cpu().numpy())
 
     def result(self) -> np.ndarray:
         """Scores of all images, (images, N)."""

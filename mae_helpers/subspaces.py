@@ -5,11 +5,13 @@ from itertools import combinations
 
 import numpy as np
 import pandas as pd
+import torch
 from scipy.linalg import eigh
 from torch import Tensor
 
 from mae_helpers.encoder import LayerState, patch_tokens
 
+SLABS = 4  # in which a Gram matrix is summed
 SMALL = 0.01  # rad: angles below it are taken from their sines
 
 
@@ -22,38 +24,56 @@ class Moments:
 
     def __init__(self, groups: Mapping[str, Collection[int]]):
         self.groups = {name: set(rows) for name, rows in groups.items()}
-        self.sums: dict[tuple[str, int], tuple[np.ndarray, np.ndarray, int]] = {}
+        self.layers: dict[int, tuple[Tensor, Tensor, list[int]]] = {}  # of all groups, in one block a layer
 
     def add(self, state: LayerState, rows: range) -> None:
         """Add one layer of the images `rows` to the groups that hold them."""
         tokens = patch_tokens(state)
-        for name, members in self.groups.items():
+        if state.layer not in self.layers:
+            number, width = len(self.groups), tokens.shape[-1]
+            sums = [torch.zeros(number, *shape, dtype=torch.float64) for shape in ((width, width), (width,))]
+            self.layers[state.layer] = *sums, [0] * number
+        grams, totals, counts = self.layers[state.layer]
+        for index, members in enumerate(self.groups.values()):
             chosen = [position for position, row in enumerate(rows) if row in members]
-            if not chosen:
-                continue
-            block = tokens[chosen].flatten(0, 1).double()
-            new = _gram(block), block.sum(0).cpu().numpy(), len(block)
-            sums = self.sums.setdefault((name, state.layer), new)
-            if sums is not new:  # added in place: new arrays in every batch would scatter what stays over the memory
-                np.add(sums[0], new[0], out=sums[0])
-                np.add(sums[1], new[1], out=sums[1])
-                self.sums[name, state.layer] = (*sums[:2], sums[2] + new[2])
+            if chosen:
+                block = tokens[chosen].flatten(0, 1).double()
+                _add_gram(grams[index], block)
+                totals[index] += block.sum(0).cpu()
+                counts[index] += len(block)
 
     def result(self) -> dict[tuple[str, int], tuple[np.ndarray, np.ndarray, int]]:
         """(X^T X, column sums, rows) by (group, layer)."""
-        return self.sums
+        return {
+            (name, layer): (_mirrored(grams[index].numpy()), totals[index].numpy(), counts[index])
+            for layer, (grams, totals, counts) in sorted(self.layers.items())
+            for index, name in enumerate(self.groups)
+            if counts[index]
+        }
 
     def fresh(self) -> "Moments":
         """The same groups with nothing summed."""
         return Moments(self.groups)
 
 
-def _gram(block: Tensor) -> np.ndarray:
-    """X^T X, (D, D); on the CPU by NumPy, which does half the work where both factors are one matrix (BLAS's syrk)."""
-    if block.device.type == "cpu":
-        rows = block.numpy()
-        return rows.T @ rows
-    return (block.T @ block).cpu().numpy()
+def _add_gram(gram: Tensor, block: Tensor) -> None:
+    """Add X^T X to (D, D) in place, on and above the diagonal: on the CPU slab by slab, 5/8 of the whole product.
+
+    By PyTorch as the layers are: NumPy's threads and PyTorch's, busy in turn, would wait for each other's cores.
+    """
+    if block.device.type != "cpu":
+        gram += (block.T @ block).cpu()
+        return
+    height = -(-len(gram) // SLABS)
+    for begin in range(0, len(gram), height):
+        gram[begin : begin + height, begin:].addmm_(block[:, begin : begin + height].T, block[:, begin:])
+
+
+def _mirrored(gram: np.ndarray) -> np.ndarray:
+    """The matrix itself, made symmetric from its upper triangle."""
+    below = np.tri(len(gram), k=-1, dtype=bool)
+    gram[below] = gram.T[below]
+    return gram
 
 
 def spectrum(

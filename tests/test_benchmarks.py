@@ -198,7 +198,7 @@ def test_the_table_has_every_row_its_columns_and_a_check_behind_each_ratio():
     assert [meets(ratio, goal) for ratio, goal in zip(measured["ratio"], measured["goal"], strict=True)] == [
         str(met) == "True" for met in measured["met"]
     ]
-    assert len(measured)
+    assert set(measured["name"]) == {row.name for row in ROWS}, "a CPU is at hand everywhere"
 
 
 def test_rates_of_other_devices_are_kept(tmp_path):
