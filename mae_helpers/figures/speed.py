@@ -17,5 +17,8 @@ def ratio_dots(table: pd.DataFrame, ax: Axes) -> Axes:
         ax.scatter(there["ratio"], there.index, c=colours[there.index], label=label, zorder=3)
     goals = rows["goal"].str.split().str[1].astype(float)
     ax.scatter(goals, rows.index, marker="|", s=220, c="black", label="goal", zorder=2)
-    ax.set(xscale="log", xlabel="ratio", yticks=rows.index, yticklabels=rows["name"], ylim=(-0.7, len(rows) - 0.3))
+    ax.set_xscale("log", subs=[2, 5])
+    for axis in (ax.xaxis.set_major_formatter, ax.xaxis.set_minor_formatter):
+        axis("{x:g}")
+    ax.set(xlabel="ratio", yticks=rows.index, yticklabels=rows["name"], ylim=(-0.7, len(rows) - 0.3))
     return ax
