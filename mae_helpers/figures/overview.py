@@ -38,7 +38,12 @@ def _angles(table: pd.DataFrame, ax: Axes) -> None:
 def _blur(table: pd.DataFrame, ax: Axes) -> None:
     level_curves(table, "level", "top1_percent", ax, band=("top1_low", "top1_high"))
     ax.set(xlabel="blur level", ylabel="top-1 accuracy (%)", ylim=(0, 100))
-    ax.set_xticks(range(table["level"].nunique()), ["0", *list(dict.fromkeys(table["level"]))[1:]], fontsize="small")
+    ax.set_xticks(
+        range(table["level"].nunique()),
+        ["clean", *list(dict.fromkeys(table["level"]))[1:]],
+        fontsize="x-small",
+        rotation=45,
+    )
     ax.legend(fontsize="x-small", loc="lower left")
 
 

@@ -88,10 +88,11 @@ def control_curves(table: pd.DataFrame, ax: Axes, title: str) -> Axes:
 def k_curves(table: pd.DataFrame, ax: Axes, title: str) -> Axes:
     """Median theta_1 by layer, a line for each subspace dimension k."""
     medians = table.groupby(["k", "layer"], as_index=False)["theta1_deg"].median()
-    sns.lineplot(medians, x="layer", y="theta1_deg", hue="k", palette="viridis", marker="o", ms=4, ax=ax, legend="full")
+    each = medians.assign(k=medians["k"].astype(str))  # as names: evenly spaced colours, whatever the numbers
+    sns.lineplot(each, x="layer", y="theta1_deg", hue="k", palette="viridis", marker="o", ms=4, ax=ax)
     ax.set(title=title, ylabel=r"median $\theta_1$ (degrees)")
     ax.set_ylim(0, 1.25 * ax.get_ylim()[1])  # room for the legend
-    ax.legend(title="k", loc="upper left", ncols=medians["k"].nunique(), fontsize="small")
+    ax.legend(title="k", loc="upper left", ncols=3, fontsize="small")
     return layer_axis(ax, int(table["layer"].max()))
 
 

@@ -67,7 +67,7 @@ def against(table: pd.DataFrame, x: str, y: str, label: str, ax: Axes) -> Axes:
         for row in rows.itertuples():
             place = (getattr(row, x), getattr(row, y))
             away = [np.abs(np.subtract(place, other)) / np.where(spans, spans, 1) for other in named]
-            if any(width < 0.06 and height < 0.06 for width, height in away):
+            if any(width < 0.1 and height < 0.1 for width, height in away):
                 continue
             named.append(place)
             text, style = str(getattr(row, label)), {"textcoords": "offset points", "color": MODEL_COLOURS[model]}
