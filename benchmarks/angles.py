@@ -7,7 +7,7 @@ import torch
 from scipy.linalg import subspace_angles
 
 from benchmarks.harness import Pair, Row, largest_difference
-from mae_helpers.subspaces import angle_table
+from mae_helpers.measures.subspaces import angle_table
 
 Bases = dict[tuple[str, int], np.ndarray]
 

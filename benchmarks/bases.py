@@ -9,9 +9,9 @@ from torch import Tensor
 
 from benchmarks.harness import Pair, Row, largest_difference
 from benchmarks.inputs import demo, demo_images
-from mae_helpers.encoder import visible_patches, walk
-from mae_helpers.images import ImageSet
-from mae_helpers.subspaces import Moments, principal_angles, spectrum
+from mae_helpers.encoder.walk import visible_patches, walk
+from mae_helpers.images.sets import ImageSet
+from mae_helpers.measures.subspaces import Moments, principal_angles, spectrum
 
 K, BATCH = 10, 50
 Bases = dict[tuple[str, int], np.ndarray]

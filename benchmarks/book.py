@@ -13,7 +13,7 @@ from time import perf_counter
 import torch
 
 from benchmarks.harness import Pair, Row
-from mae_helpers.profiles import ROOT
+from mae_helpers.profile.settings import ROOT
 
 CHAPTERS = ["02", "03", "04", "06"]
 SMALL = {  # four chapters on few images: what fits into ten minutes with all other rows; --whole-book for all of it

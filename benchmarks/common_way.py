@@ -8,10 +8,10 @@ from torch import Tensor
 from benchmarks.harness import Pair, Row, largest_difference
 from benchmarks.inputs import noise_images, vit_b
 from benchmarks.statistics import all_statistics
-from mae_helpers.attention import patch_distances
-from mae_helpers.compute import Compute
-from mae_helpers.encoder import one_pass
-from mae_helpers.images import ImageSet
+from mae_helpers.encoder.walk import one_pass
+from mae_helpers.images.sets import ImageSet
+from mae_helpers.measures.attention import patch_distances
+from mae_helpers.profile.machine import Compute
 
 
 def seen_by_hooks(model: VisionTransformer, image: Tensor) -> dict[str, list[np.ndarray]]:

@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from mae_helpers.results import write_whole
+from mae_helpers.run.tables import write_whole
 
 FOLDER = Path(__file__).parent
 COLUMNS = [

@@ -9,9 +9,9 @@ from torch import Tensor
 
 from benchmarks.harness import Pair, Row, largest_difference
 from benchmarks.inputs import noise_images, vit_b
-from mae_helpers.attention import Rollout, attention_distance, patch_distances
-from mae_helpers.encoder import PerImage, cls_token, mean_patch, one_pass
-from mae_helpers.images import ImageSet
+from mae_helpers.encoder.walk import PerImage, cls_token, mean_patch, one_pass
+from mae_helpers.images.sets import ImageSet
+from mae_helpers.measures.attention import Rollout, attention_distance, patch_distances
 
 RENAMED = {  # of a block: timm's names, and those of transformers
     "norm1": "layernorm_before",

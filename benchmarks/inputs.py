@@ -5,9 +5,10 @@ import torch
 from PIL import Image
 from timm.models.vision_transformer import VisionTransformer
 
-from mae_helpers import checkpoints, images
-from mae_helpers.images import ImageSet
-from mae_helpers.profiles import Input, load_profile
+from mae_helpers.encoder import weights as checkpoints
+from mae_helpers.images import sets as images
+from mae_helpers.images.sets import ImageSet
+from mae_helpers.profile.settings import Input, load_profile
 
 CLASSES = 2
 

@@ -16,11 +16,11 @@ from timm.models.vision_transformer import VisionTransformer
 from benchmarks.harness import Pair, Row, largest_difference
 from benchmarks.inputs import demo, demo_images
 from benchmarks.statistics import BATCH, all_statistics
-from mae_helpers.attention import patch_distances
-from mae_helpers.encoder import one_pass, walk
-from mae_helpers.images import ImageSet
-from mae_helpers.profiles import ROOT
-from mae_helpers.usage import peaks
+from mae_helpers.encoder.walk import one_pass, walk
+from mae_helpers.images.sets import ImageSet
+from mae_helpers.measures.attention import patch_distances
+from mae_helpers.profile.settings import ROOT
+from mae_helpers.run.usage import peaks
 
 IMAGES = 500
 STORED = 100  # images whose maps are kept: 22 MB each; so many as are compared would not fit a small machine

@@ -19,8 +19,8 @@ from PIL import Image
 from skimage import data
 from timm.models.vision_transformer import VisionTransformer
 
-from mae_helpers.corruptions import GROUP_OF, SEVERITIES
-from mae_helpers.profiles import BUNDLED, ROOT
+from mae_helpers.perturbations.corruptions import GROUP_OF, SEVERITIES
+from mae_helpers.profile.settings import BUNDLED, ROOT
 
 PHOTOGRAPHS = ("astronaut", "coffee", "chelsea", "rocket", "retina")
 HEADS = {

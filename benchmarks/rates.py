@@ -12,10 +12,10 @@ from skimage import data
 
 from benchmarks.harness import device_name, seconds, versions, write
 from benchmarks.inputs import vit_b
-from mae_helpers.compute import Compute
-from mae_helpers.encoder import PerImage, classify, one_pass
-from mae_helpers.images import ImageSet
-from mae_helpers.profiles import Input
+from mae_helpers.encoder.walk import PerImage, classify, one_pass
+from mae_helpers.images.sets import ImageSet
+from mae_helpers.profile.machine import Compute
+from mae_helpers.profile.settings import Input
 
 COLUMNS = ["work", "device", "images_per_second", "low", "high", "precision", "setting", "versions"]
 WORK = "prediction of ViT-B/16 on JPEG files of 224 px"

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.harness import Pair, Row, largest_difference
-from mae_helpers.attention import rollout
+from mae_helpers.measures.attention import rollout
 
 
 def full_product(head_means: Tensor) -> Tensor:

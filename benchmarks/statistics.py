@@ -9,12 +9,21 @@ from torch import Tensor
 
 from benchmarks.harness import Pair, Row, largest_difference
 from benchmarks.inputs import noise_images, vit_b
-from mae_helpers.attention import Rollout, attention_distance, patch_distances
-from mae_helpers.compute import Compute
-from mae_helpers.encoder import PerImage, Statistic, classify, cls_token, embed, mean_patch, one_pass, visible_patches
-from mae_helpers.features import head_features
-from mae_helpers.images import ImageSet
-from mae_helpers.subspaces import Moments
+from mae_helpers.encoder.walk import (
+    PerImage,
+    Statistic,
+    classify,
+    cls_token,
+    embed,
+    mean_patch,
+    one_pass,
+    visible_patches,
+)
+from mae_helpers.images.sets import ImageSet
+from mae_helpers.measures.attention import Rollout, attention_distance, patch_distances
+from mae_helpers.measures.features import head_features
+from mae_helpers.measures.subspaces import Moments
+from mae_helpers.profile.machine import Compute
 
 BATCH = 8
 

@@ -14,9 +14,10 @@ from PIL import Image
 from safetensors.torch import save_file
 from timm.models.vision_transformer import VisionTransformer
 
-from mae_helpers import book, run
-from mae_helpers.images import ImageSet
-from mae_helpers.profiles import Input, load_profile
+from mae_helpers.images.sets import ImageSet
+from mae_helpers.profile.settings import Input, load_profile
+from mae_helpers.run import command as run
+from mae_helpers.run import site as book
 
 # Four layers are the fewest that every rule in claims/ can read (thirds, quarters, three-layer climbs).
 TINY = {"img_size": 32, "patch_size": 8, "embed_dim": 24, "depth": 4, "num_heads": 4}

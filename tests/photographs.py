@@ -12,8 +12,8 @@ from PIL import Image
 from skimage import data
 from timm.data import ImageNetInfo
 
-from mae_helpers.images import ImageSet, open_images
-from mae_helpers.profiles import Images, Input
+from mae_helpers.images.sets import ImageSet, open_images
+from mae_helpers.profile.settings import Images, Input
 
 PAPER = {  # the ten classes of the paper in its order, and their places in a classifier's output
     "n02106662": 235,

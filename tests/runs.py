@@ -8,7 +8,10 @@ from pathlib import Path
 
 import torch
 
-from mae_helpers import chapter, perturbations, robustness, sweep
+from mae_helpers.measures import robustness
+from mae_helpers.perturbations import levels as perturbations
+from mae_helpers.run import chapter
+from mae_helpers.sweep import sweep
 
 
 def levels():

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from mae_helpers.attention import (
+from mae_helpers.encoder.walk import LayerState, one_pass, visible_patches, walk
+from mae_helpers.measures.attention import (
     Rollout,
     attention_distance,
     distance_table,
@@ -15,8 +16,7 @@ from mae_helpers.attention import (
     rollout,
     uniform_distance,
 )
-from mae_helpers.encoder import LayerState, one_pass, visible_patches, walk
-from mae_helpers.results import COLUMNS
+from mae_helpers.run.tables import COLUMNS
 
 
 def state_with(attention, visible=None):

@@ -34,7 +34,7 @@ from benchmarks.harness import (
     write,
 )
 from benchmarks.inputs import noise_images
-from mae_helpers.encoder import walk
+from mae_helpers.encoder.walk import walk
 
 CPU = torch.device("cpu")
 

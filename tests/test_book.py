@@ -12,10 +12,11 @@ import nbformat
 import pytest
 from bs4 import BeautifulSoup
 
-from mae_helpers import book, notebooks
-from mae_helpers.book import BookError
-from mae_helpers.pages import shown
-from mae_helpers.profiles import ROOT
+from mae_helpers.profile.settings import ROOT
+from mae_helpers.run import notebooks
+from mae_helpers.run import site as book
+from mae_helpers.run.pages import shown
+from mae_helpers.run.site import BookError
 
 LARGEST_PAGE = 3_000_000  # bytes
 

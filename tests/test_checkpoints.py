@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from timm.models.vision_transformer import VisionTransformer
 
-from mae_helpers.checkpoints import (
+from mae_helpers.encoder.weights import (
     CheckpointError,
     checkpoint_hashes,
     checkpoint_path,
@@ -25,7 +25,7 @@ from mae_helpers.checkpoints import (
     settings_of,
     verify,
 )
-from mae_helpers.profiles import load_profile
+from mae_helpers.profile.settings import load_profile
 
 DECODER = {
     "mask_token": torch.zeros(1, 1, 8),

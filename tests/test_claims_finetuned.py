@@ -3,10 +3,13 @@
 import pandas as pd
 import pytest
 
-from mae_helpers import claims, corruptions, notebooks, results
-from mae_helpers.perturbations import BLUR
-from mae_helpers.profiles import ROOT
-from mae_helpers.reference import published
+from mae_helpers.perturbations import corruptions
+from mae_helpers.perturbations.levels import BLUR
+from mae_helpers.profile.settings import ROOT
+from mae_helpers.run import notebooks
+from mae_helpers.run import tables as results
+from mae_helpers.verdicts import scorecard as claims
+from mae_helpers.verdicts.published import published
 
 SUPPORTED, PARTLY, NOT_SUPPORTED, NOT_TESTED = claims.VERDICTS
 LEVELS, PERCENTS = ["clean", *BLUR], list(range(0, 100, 10))

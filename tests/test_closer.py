@@ -14,9 +14,11 @@ import pytest
 from matplotlib import colormaps
 from PIL import Image
 
-from mae_helpers import closer, images, perturbations
-from mae_helpers.layouts import wordnet_ids
-from mae_helpers.profiles import load_profile
+from mae_helpers.images import sets as images
+from mae_helpers.images.layouts import wordnet_ids
+from mae_helpers.perturbations import levels as perturbations
+from mae_helpers.profile.settings import load_profile
+from mae_helpers.run import closer
 
 HOSTILE = '</script><b title="&">cat</b>'
 MODELS = ("mae_finetuned", "vit_supervised")

@@ -7,14 +7,15 @@ import pytest
 import torch
 from conftest import make_vit
 
-from mae_helpers import encoder, sweep
-from mae_helpers.attention import Rollout
-from mae_helpers.compute import Compute, compile_blocks, computing_of, number_format
-from mae_helpers.encoder import PerImage, classify, mean_patch, one_pass, walk
-from mae_helpers.features import head_features
-from mae_helpers.perturbations import Clean
-from mae_helpers.profiles import Computing
-from mae_helpers.subspaces import Moments
+from mae_helpers.encoder import walk as encoder
+from mae_helpers.encoder.walk import PerImage, classify, mean_patch, one_pass, walk
+from mae_helpers.measures.attention import Rollout
+from mae_helpers.measures.features import head_features
+from mae_helpers.measures.subspaces import Moments
+from mae_helpers.perturbations.levels import Clean
+from mae_helpers.profile.machine import Compute, compile_blocks, computing_of, number_format
+from mae_helpers.profile.settings import Computing
+from mae_helpers.sweep import sweep
 
 BF16_TOLERANCE = 0.03  # of the largest magnitude: what book/imagenet.md states
 

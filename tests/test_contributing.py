@@ -25,11 +25,18 @@ import yaml
 from conftest import make_vit
 from safetensors.torch import save_file
 
-from mae_helpers import attention, cells, chapter, checkpoints, claims, notebooks, perturbations, results, run
-from mae_helpers.claims.finding import Finding
-from mae_helpers.dependencies import dependencies
-from mae_helpers.encoder import walk
-from mae_helpers.profiles import ROOT, load_profile
+from mae_helpers.encoder import weights as checkpoints
+from mae_helpers.encoder.walk import walk
+from mae_helpers.measures import attention
+from mae_helpers.perturbations import levels as perturbations
+from mae_helpers.profile.settings import ROOT, load_profile
+from mae_helpers.run import chapter, notebooks
+from mae_helpers.run import command as run
+from mae_helpers.run import tables as results
+from mae_helpers.sweep import cells
+from mae_helpers.sweep.dependencies import dependencies
+from mae_helpers.verdicts import scorecard as claims
+from mae_helpers.verdicts.finding import Finding
 
 PAGES = ("CONTRIBUTING.md", "README.md")
 TEXT = (ROOT / "CONTRIBUTING.md").read_text()
@@ -404,7 +411,7 @@ def test_every_file_and_folder_exists(page):
     said = mentioned(page)
     places = [
         ROOT,
-        *(ROOT / name for name in ("mae_helpers", "mae_helpers/profiles", "mae_helpers/claims", "notebooks")),
+        *(ROOT / name for name in ("mae_helpers", "mae_helpers/profile", "mae_helpers/verdicts", "notebooks")),
     ]
     files = re.findall(
         rf"(?<![\w*<>./-])(\.?(?:/?[\w.<>-]+/)*(?:[\w-]+|\*)\.(?:{ENDINGS})|(?:/?[\w.<>-]+/)+)(?!\w)", said

@@ -8,7 +8,8 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from mae_helpers.corruptions import (
+from mae_helpers.images.sets import ImageError
+from mae_helpers.perturbations.corruptions import (
     GROUP_OF,
     GROUPS,
     SEVERITIES,
@@ -17,9 +18,8 @@ from mae_helpers.corruptions import (
     corruption_levels,
     mean_corruption_error,
 )
-from mae_helpers.images import ImageError
-from mae_helpers.perturbations import blur
-from mae_helpers.reference import published
+from mae_helpers.perturbations.levels import blur
+from mae_helpers.verdicts.published import published
 
 TABLE = published("table2_imagenet_c")
 DETERMINISTIC = ("defocus_blur", "zoom_blur", "brightness", "contrast", "pixelate", "jpeg_compression")

@@ -16,11 +16,11 @@ import torch
 from photographs import PAPER, opened
 from PIL import Image
 
-from mae_helpers import decoded as module
-from mae_helpers.corruptions import Corruption
-from mae_helpers.decoded import decoded
-from mae_helpers.images import ImageError, first_images, second_images
-from mae_helpers.profiles import Input, load_profile
+from mae_helpers.images import decoded as module
+from mae_helpers.images.decoded import decoded
+from mae_helpers.images.sets import ImageError, first_images, second_images
+from mae_helpers.perturbations.corruptions import Corruption
+from mae_helpers.profile.settings import Input, load_profile
 
 
 @pytest.fixture(scope="module")

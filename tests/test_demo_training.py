@@ -13,8 +13,8 @@ from mae_helpers.demo import train as training
 from mae_helpers.demo.data import enlarge, find_folder, load_split, random_crop_and_flip, read_idx, to_rgb
 from mae_helpers.demo.model import demo_vit, masked_loss, patchify
 from mae_helpers.demo.train import Recipe, build, random_patches, train
-from mae_helpers.images import first_images
-from mae_helpers.profiles import load_profile
+from mae_helpers.images.sets import first_images
+from mae_helpers.profile.settings import load_profile
 
 RECIPE = Recipe(epochs=2, batch=12, learning_rate=1e-2, kept=0.25, schedule=3)
 ONCE = Recipe(epochs=1, batch=24, learning_rate=1e-3, kept=0.25)

@@ -5,12 +5,12 @@ from importlib.metadata import version
 
 import pytest
 
-from mae_helpers import cells
-from mae_helpers.corruptions import Corruption
-from mae_helpers.dependencies import Dependencies, dependencies, imports
-from mae_helpers.imagenet_c import CorruptedFiles
-from mae_helpers.perturbations import Clean
-from mae_helpers.profiles import ROOT
+from mae_helpers.perturbations.corruptions import Corruption
+from mae_helpers.perturbations.imagenet_c import CorruptedFiles
+from mae_helpers.perturbations.levels import Clean
+from mae_helpers.profile.settings import ROOT
+from mae_helpers.sweep import cells
+from mae_helpers.sweep.dependencies import Dependencies, dependencies, imports
 
 SOURCE = """
 import os.path, torch as t

@@ -2,7 +2,7 @@
 
 import pytest
 
-from mae_helpers.display import Display, clock
+from mae_helpers.run.display import Display, clock
 
 
 def test_a_chapter_that_ends_has_a_line(capsys, tmp_path):

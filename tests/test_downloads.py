@@ -13,10 +13,11 @@ import torch
 from conftest import make_vit
 from safetensors.torch import save_file
 
-from mae_helpers import checkpoints, downloads
-from mae_helpers.checkpoints import CheckpointError, load_model
-from mae_helpers.downloads import DownloadError, download, from_hub
-from mae_helpers.profiles import load_profile
+from mae_helpers.encoder import downloads
+from mae_helpers.encoder import weights as checkpoints
+from mae_helpers.encoder.downloads import DownloadError, download, from_hub
+from mae_helpers.encoder.weights import CheckpointError, load_model
+from mae_helpers.profile.settings import load_profile
 
 CONTENT = np.random.default_rng(0).bytes(3_000_000)
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from conftest import make_vit
 
-from mae_helpers.encoder import (
+from mae_helpers.encoder.walk import (
     Gathered,
     PerImage,
     classify,

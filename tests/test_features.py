@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from mae_helpers.encoder import PerImage, embed, one_pass, walk
-from mae_helpers.features import active, common, feature_table, head_features, mean_drop, retained
-from mae_helpers.results import COLUMNS
+from mae_helpers.encoder.walk import PerImage, embed, one_pass, walk
+from mae_helpers.measures.features import active, common, feature_table, head_features, mean_drop, retained
+from mae_helpers.run.tables import COLUMNS
 
 LAYERS, HEADS, WIDTH = 3, 2, 7
 CLASSES = np.array(["dog", "cat", "dog", "ant", "cat", "cat", "ant", "dog", "ant", "dog", "cat", "ant", "dog"])

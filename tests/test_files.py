@@ -17,12 +17,16 @@ from nbformat import v4
 from nbformat import write as write_notebook
 from test_sweep import BLUR, forbid_computing, mae, pair, same  # noqa: F401 - fixtures
 
-from mae_helpers import files, notebooks, results, run, sweep
-from mae_helpers.decoded import decoded
-from mae_helpers.files import StorageError, claim, write_whole
-from mae_helpers.images import first_images
-from mae_helpers.perturbations import Clean
-from mae_helpers.profiles import load_profile
+from mae_helpers.images.decoded import decoded
+from mae_helpers.images.sets import first_images
+from mae_helpers.perturbations.levels import Clean
+from mae_helpers.profile import files
+from mae_helpers.profile.files import StorageError, claim, write_whole
+from mae_helpers.profile.settings import load_profile
+from mae_helpers.run import command as run
+from mae_helpers.run import notebooks
+from mae_helpers.run import tables as results
+from mae_helpers.sweep import sweep
 
 ROOM = r"no room for {} \(No space left on device; \S+ MB are to be written, \S+ MB are free\); make room, or choose"
 BLUR_FILE = r"gaussian_blur_5_1-\S+"

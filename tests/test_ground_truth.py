@@ -8,7 +8,7 @@ import pytest
 from photographs import PAPER, opened
 from scipy.io import savemat
 
-from mae_helpers.images import ImageError
+from mae_helpers.images.sets import ImageError
 
 FILES = {
     "kaggle": "LOC_val_solution.csv",

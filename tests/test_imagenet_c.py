@@ -11,13 +11,13 @@ from conftest import make_vit
 from photographs import PAPER, SETTINGS, opened
 from PIL import Image
 
-from mae_helpers import sweep
-from mae_helpers.corruptions import GROUP_OF, SEVERITIES
-from mae_helpers.decoded import decoded
-from mae_helpers.imagenet_c import CorruptedFiles, file_levels, file_name, fingerprint
-from mae_helpers.images import ImageError, resize
-from mae_helpers.perturbations import Clean
-from mae_helpers.profiles import Images
+from mae_helpers.images.decoded import decoded
+from mae_helpers.images.sets import ImageError, resize
+from mae_helpers.perturbations.corruptions import GROUP_OF, SEVERITIES
+from mae_helpers.perturbations.imagenet_c import CorruptedFiles, file_levels, file_name, fingerprint
+from mae_helpers.perturbations.levels import Clean
+from mae_helpers.profile.settings import Images
+from mae_helpers.sweep import sweep
 
 DOG = "n02106662"
 CLASSES = list(PAPER)

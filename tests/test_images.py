@@ -10,11 +10,19 @@ from photographs import PAPER as WORDNET
 from PIL import Image
 from torchvision.transforms import v2
 
-from mae_helpers import images as module
 from mae_helpers.demo.build_images import PER_CLASS, select
 from mae_helpers.demo.data import CLASSES, MEAN, STD
-from mae_helpers.images import ImageError, class_index, fingerprint, first_images, open_images, resize, second_images
-from mae_helpers.profiles import Images, Input, load_profile
+from mae_helpers.images import sets as module
+from mae_helpers.images.sets import (
+    ImageError,
+    class_index,
+    fingerprint,
+    first_images,
+    open_images,
+    resize,
+    second_images,
+)
+from mae_helpers.profile.settings import Images, Input, load_profile
 
 SETTINGS = Input(size=16, mean=[0.5, 0.4, 0.3], std=[0.5, 0.25, 0.2])
 

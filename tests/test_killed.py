@@ -9,7 +9,7 @@ import pytest
 import runs
 from processes import start
 
-from mae_helpers import files
+from mae_helpers.profile import files
 
 CELLS = 60
 

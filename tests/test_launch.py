@@ -10,8 +10,9 @@ import nbformat
 import pytest
 import yaml
 
-from mae_helpers import book, launch, notebooks
-from mae_helpers.profiles import ROOT
+from mae_helpers.profile.settings import ROOT
+from mae_helpers.run import launch, notebooks
+from mae_helpers.run import site as book
 
 ADDRESS = "https://github.com/someone/mae-book"
 

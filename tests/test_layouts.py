@@ -11,9 +11,9 @@ import pytest
 from photographs import EACH, PAPER, opened
 from PIL import Image, ImageOps
 
-from mae_helpers import layouts
-from mae_helpers.images import ImageError, open_images, resize
-from mae_helpers.profiles import Images, Input
+from mae_helpers.images import layouts
+from mae_helpers.images.sets import ImageError, open_images, resize
+from mae_helpers.profile.settings import Images, Input
 
 DOG, BALL, VAN = "n02106662", "n02782093", "n03788195"
 THREE = [VAN, DOG, BALL]

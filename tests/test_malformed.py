@@ -35,16 +35,17 @@ from PIL import Image
 from safetensors.torch import load_file, save, save_file
 
 import mae_helpers
-from mae_helpers import notebooks, run
-from mae_helpers.checkpoints import load_model
-from mae_helpers.decoded import decoded
-from mae_helpers.downloads import DownloadError
-from mae_helpers.image_files import ImageError
-from mae_helpers.images import first_images, open_images
-from mae_helpers.kinds import fits, shown
-from mae_helpers.notebooks import NotebookError
-from mae_helpers.profiles import Images, Input, ProfileError, load_profile
-from mae_helpers.weights import CheckpointError
+from mae_helpers.encoder.downloads import DownloadError
+from mae_helpers.encoder.reading import CheckpointError
+from mae_helpers.encoder.weights import load_model
+from mae_helpers.images.decoded import decoded
+from mae_helpers.images.pixels import ImageError
+from mae_helpers.images.sets import first_images, open_images
+from mae_helpers.profile.kinds import fits, shown
+from mae_helpers.profile.settings import Images, Input, ProfileError, load_profile
+from mae_helpers.run import command as run
+from mae_helpers.run import notebooks
+from mae_helpers.run.notebooks import NotebookError
 
 OURS = Path(mae_helpers.__file__).parent
 ERRORS = (ProfileError, ImageError, CheckpointError, NotebookError, DownloadError, ValueError)

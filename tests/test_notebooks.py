@@ -7,9 +7,10 @@ import pandas as pd
 import pytest
 from nbformat import v4
 
-from mae_helpers import notebooks, results
-from mae_helpers.notebooks import NotebookError
-from mae_helpers.profiles import load_profile
+from mae_helpers.profile.settings import load_profile
+from mae_helpers.run import notebooks
+from mae_helpers.run import tables as results
+from mae_helpers.run.notebooks import NotebookError
 
 SOURCES = notebooks.find([])
 

@@ -5,11 +5,11 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from mae_helpers import notes
-from mae_helpers.attention import patch_distances, uniform_distance
-from mae_helpers.images import ImageError
-from mae_helpers.perturbations import blur
-from mae_helpers.reference import published
+from mae_helpers.images.sets import ImageError
+from mae_helpers.measures.attention import patch_distances, uniform_distance
+from mae_helpers.perturbations.levels import blur
+from mae_helpers.verdicts import notes
+from mae_helpers.verdicts.published import published
 
 CLASSES = np.repeat(["a", "b", "c"], 5)
 

@@ -18,9 +18,9 @@ import torch
 import yaml
 from scipy.special import erf
 
-from mae_helpers.checkpoints import CheckpointError, file_hash, load_model
-from mae_helpers.encoder import classify, visible_patches, walk
-from mae_helpers.profiles import load_profile
+from mae_helpers.encoder.walk import classify, visible_patches, walk
+from mae_helpers.encoder.weights import CheckpointError, file_hash, load_model
+from mae_helpers.profile.settings import load_profile
 
 TOLERANCE = 1e-5  # of the largest magnitude
 CLASSES = 7

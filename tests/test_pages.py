@@ -5,7 +5,7 @@ import hashlib
 import pytest
 from nbformat import v4
 
-from mae_helpers import pages
+from mae_helpers.run import pages
 
 DRAWING = '<svg xmlns="http://www.w3.org/2000/svg"/>'
 

@@ -11,10 +11,11 @@ import yaml
 from conftest import HEADS, TINY, make_vit
 from photographs import PAPER, photograph, write_flat, write_folders
 
-from mae_helpers import notebooks, run
-from mae_helpers.corruptions import GROUP_OF, SEVERITIES
-from mae_helpers.profiles import BUNDLED, load_profile
-from mae_helpers.results import COLUMNS
+from mae_helpers.perturbations.corruptions import GROUP_OF, SEVERITIES
+from mae_helpers.profile.settings import BUNDLED, load_profile
+from mae_helpers.run import command as run
+from mae_helpers.run import notebooks
+from mae_helpers.run.tables import COLUMNS
 
 VARIABLES = ("IMAGENET", "IMAGENET_LABELS", "IMAGENET_C", "IMAGENET_R", "IMAGENET_A", "SAM", "WEIGHTS")
 EACH = 2

@@ -9,8 +9,8 @@ import torch
 from PIL import Image
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
-from mae_helpers.images import ImageSet
-from mae_helpers.perturbations import (
+from mae_helpers.images.sets import ImageSet
+from mae_helpers.perturbations.levels import (
     BLUR,
     FILLS,
     OCCLUSION_PERCENT,
@@ -26,8 +26,8 @@ from mae_helpers.perturbations import (
     ranked,
     ssim,
 )
-from mae_helpers.profiles import Input
-from mae_helpers.reference import published
+from mae_helpers.profile.settings import Input
+from mae_helpers.verdicts.published import published
 
 COLOUR = np.float32([0.2, 0.4, 0.6])
 

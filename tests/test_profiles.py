@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from mae_helpers.profiles import BUNDLED, ROOT, ProfileError, load_profile
+from mae_helpers.profile.settings import BUNDLED, ROOT, ProfileError, load_profile
 
 
 def write(folder, **changes):

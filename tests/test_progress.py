@@ -1,6 +1,6 @@
 """Progress passes every item through, and tells a runner through a file."""
 
-from mae_helpers.progress import PROGRESS_FILE, progress
+from mae_helpers.profile.progress import PROGRESS_FILE, progress
 
 
 def test_items_pass_through_in_order(capsys, monkeypatch):

@@ -5,8 +5,9 @@ import re
 import pandas as pd
 import yaml
 
-from mae_helpers import claims, readme
-from mae_helpers.profiles import ROOT
+from mae_helpers.profile.settings import ROOT
+from mae_helpers.run import readme
+from mae_helpers.verdicts import scorecard as claims
 
 README = (ROOT / "README.md").read_text()
 BLOCK = readme.BLOCK.search(README)[0]

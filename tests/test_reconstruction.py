@@ -5,10 +5,10 @@ import pytest
 import torch
 
 from mae_helpers.demo.model import Decoder, demo_vit, patchify, unpatchify
-from mae_helpers.encoder import visible_patches
-from mae_helpers.images import first_images
-from mae_helpers.profiles import load_profile
-from mae_helpers.reconstruction import hide_patches, pixels, reconstruct
+from mae_helpers.encoder.walk import visible_patches
+from mae_helpers.images.sets import first_images
+from mae_helpers.measures.reconstruction import hide_patches, pixels, reconstruct
+from mae_helpers.profile.settings import load_profile
 
 
 def noise(*shape):

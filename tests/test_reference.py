@@ -7,8 +7,8 @@ import pandas as pd
 import pytest
 from scipy.stats import spearmanr
 
-from mae_helpers.features import feature_table
-from mae_helpers.reference import (
+from mae_helpers.measures.features import feature_table
+from mae_helpers.verdicts.published import (
     arrange,
     compare,
     compare_features,

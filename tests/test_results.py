@@ -10,9 +10,9 @@ import pandas as pd
 import pytest
 import torch
 
-from mae_helpers import results
-from mae_helpers.chapter import Chapter
-from mae_helpers.profiles import ROOT, load_profile
+from mae_helpers.profile.settings import ROOT, load_profile
+from mae_helpers.run import tables as results
+from mae_helpers.run.chapter import Chapter
 
 NAME = "masking_invariance"
 MADE_FROM = {"profile": "demo", "data": "0123456789abcdef"}

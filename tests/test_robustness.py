@@ -7,11 +7,9 @@ import torch
 from scipy.spatial.distance import pdist
 from scipy.stats import binom, bootstrap
 
-from mae_helpers.encoder import mean_patch, visible_patches, walk
-from mae_helpers.images import ImageSet
-from mae_helpers.profiles import Input
-from mae_helpers.results import COLUMNS
-from mae_helpers.robustness import (
+from mae_helpers.encoder.walk import mean_patch, visible_patches, walk
+from mae_helpers.images.sets import ImageSet
+from mae_helpers.measures.robustness import (
     accuracy_table,
     alignment,
     alignment_table,
@@ -24,6 +22,8 @@ from mae_helpers.robustness import (
     top1_percent,
     within_and_between,
 )
+from mae_helpers.profile.settings import Input
+from mae_helpers.run.tables import COLUMNS
 
 
 def seen(models, labels):

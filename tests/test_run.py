@@ -11,8 +11,12 @@ from pathlib import Path
 import pytest
 from papermill.translators import PythonTranslator
 
-from mae_helpers import checkpoints, images, notebooks, results, run
-from mae_helpers.profiles import load_profile
+from mae_helpers.encoder import weights as checkpoints
+from mae_helpers.images import sets as images
+from mae_helpers.profile.settings import load_profile
+from mae_helpers.run import command as run
+from mae_helpers.run import notebooks
+from mae_helpers.run import tables as results
 
 
 @pytest.fixture

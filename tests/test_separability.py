@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import pairwise_distances, silhouette_score
 
-from mae_helpers.results import COLUMNS
-from mae_helpers.separability import (
+from mae_helpers.measures.separability import (
     by_layer,
     check_perplexity,
     embed_layers,
@@ -17,6 +16,7 @@ from mae_helpers.separability import (
     silhouette,
     tsne,
 )
+from mae_helpers.run.tables import COLUMNS
 
 
 def clusters(classes=3, each=20, width=8, apart=20.0, seed=0):

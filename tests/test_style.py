@@ -6,8 +6,8 @@ import sys
 
 import pytest
 
-from mae_helpers import notebooks
-from mae_helpers.profiles import ROOT
+from mae_helpers.profile.settings import ROOT
+from mae_helpers.run import notebooks
 
 
 def call(*command):

@@ -7,8 +7,7 @@ import pytest
 import torch
 from scipy.linalg import subspace_angles
 
-from mae_helpers.results import COLUMNS
-from mae_helpers.subspaces import (
+from mae_helpers.measures.subspaces import (
     Moments,
     angle_table,
     angles_and_values,
@@ -17,6 +16,7 @@ from mae_helpers.subspaces import (
     principal_angles,
     spectrum,
 )
+from mae_helpers.run.tables import COLUMNS
 
 WIDTH, LAYERS, PATCHES = 12, 2, 5
 

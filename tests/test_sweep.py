@@ -14,17 +14,21 @@ from conftest import make_vit
 from PIL import Image
 from safetensors.torch import save_file
 
-from mae_helpers import cells as module
-from mae_helpers import files, measures, perturbations, robustness, subjects, sweep
-from mae_helpers.chapter import Chapter
-from mae_helpers.checkpoints import CheckpointError, load_model
-from mae_helpers.compute import Compute
-from mae_helpers.corruptions import Corruption
-from mae_helpers.images import open_images
-from mae_helpers.perturbations import Clean, GaussianBlur, Occlusion, Unchanged, blur_levels, occlusion_levels
-from mae_helpers.profiles import load_profile
-from mae_helpers.robustness import cosine
-from mae_helpers.subjects import Subject
+from mae_helpers.encoder.weights import CheckpointError, load_model
+from mae_helpers.images.sets import open_images
+from mae_helpers.measures import robustness
+from mae_helpers.measures.robustness import cosine
+from mae_helpers.perturbations import levels as perturbations
+from mae_helpers.perturbations.corruptions import Corruption
+from mae_helpers.perturbations.levels import Clean, GaussianBlur, Occlusion, Unchanged, blur_levels, occlusion_levels
+from mae_helpers.profile import files
+from mae_helpers.profile.machine import Compute
+from mae_helpers.profile.settings import load_profile
+from mae_helpers.run.chapter import Chapter
+from mae_helpers.sweep import cells as module
+from mae_helpers.sweep import recorded as measures
+from mae_helpers.sweep import subjects, sweep
+from mae_helpers.sweep.subjects import Subject
 
 BLUR = GaussianBlur(5, 1.0)
 MEASURES = ("prediction", "embedding", "heads")

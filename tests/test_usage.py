@@ -5,7 +5,7 @@ import os
 import subprocess
 import sys
 
-from mae_helpers import usage
+from mae_helpers.run import usage
 
 CODE = "from mae_helpers import usage; usage.tell_at_exit(); held = bytearray({size}); held[::4096] = b'x' * len(held[::4096])"
 

@@ -16,9 +16,13 @@ import trouble
 from processes import ensure_running
 from test_sweep import same
 
-from mae_helpers import chapter, files, notebooks, perturbations, run, subjects, sweep, workers
-from mae_helpers.profiles import load_profile
-from mae_helpers.workers import WorkerError, Workers
+from mae_helpers.perturbations import levels as perturbations
+from mae_helpers.profile import files
+from mae_helpers.profile.settings import load_profile
+from mae_helpers.run import chapter, notebooks
+from mae_helpers.run import command as run
+from mae_helpers.sweep import subjects, sweep, workers
+from mae_helpers.sweep.workers import WorkerError, Workers
 
 LEVELS = perturbations.blur_levels(["I", "X"]) | {50: perturbations.Occlusion(50)}
 

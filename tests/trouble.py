@@ -8,7 +8,7 @@ from typing import ClassVar
 
 from distributed import get_worker
 
-from mae_helpers.perturbations import Clean
+from mae_helpers.perturbations.levels import Clean
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,8 @@ from io import BytesIO
 import numpy as np
 
 from mae_helpers.demo.data import load_split
-from mae_helpers.files import write_whole
-from mae_helpers.images import DEMO_FILE, DEMO_SHA256
+from mae_helpers.images.sets import DEMO_FILE, DEMO_SHA256
+from mae_helpers.profile.files import write_whole
 
 PER_CLASS = 50
 

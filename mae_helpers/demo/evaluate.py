@@ -16,14 +16,14 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from timm.models.vision_transformer import VisionTransformer
 
-from mae_helpers.checkpoints import load_model, pick_device
 from mae_helpers.demo import WEIGHTS
 from mae_helpers.demo.data import CLASSES, enlarge, load_split, to_rgb
 from mae_helpers.demo.train import MODEL_NAMES
-from mae_helpers.encoder import mean_patch, walk
-from mae_helpers.files import write_whole
-from mae_helpers.profiles import load_profile
-from mae_helpers.progress import progress
+from mae_helpers.encoder.walk import mean_patch, walk
+from mae_helpers.encoder.weights import load_model, pick_device
+from mae_helpers.profile.files import write_whole
+from mae_helpers.profile.progress import progress
+from mae_helpers.profile.settings import load_profile
 
 BATCH = 250
 

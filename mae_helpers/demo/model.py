@@ -5,7 +5,7 @@ from timm.layers import build_sincos2d_pos_embed
 from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor, nn
 
-from mae_helpers.encoder import embed
+from mae_helpers.encoder.walk import embed
 
 IMAGE_SIZE, PATCH_SIZE, WIDTH, DEPTH, HEADS = 56, 4, 192, 12, 12
 GRID = IMAGE_SIZE // PATCH_SIZE

@@ -1,0 +1,103 @@
+"""Fetch a checkpoint once: into the usual cache folder, with progress, resumed where a download broke off."""
+
+import os
+import shutil
+import urllib.error
+import urllib.request
+from http.client import HTTPException
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import huggingface_hub
+import torch
+from filelock import FileLock
+from timm.models import PretrainedCfg, get_pretrained_cfg
+
+from mae_helpers.profile.progress import progress
+
+PIECE = 1 << 20
+TRIES = 5
+
+
+class DownloadError(ValueError):
+    """A file that could not be fetched: the message names the address, the cause and the remedy."""
+
+
+def cache_folder() -> Path:
+    """Where PyTorch keeps downloaded checkpoints: `$TORCH_HOME/hub/checkpoints`, usually below `~/.cache/torch`."""
+    return Path(torch.hub.get_dir()) / "checkpoints"
+
+
+def _continue(url: str, part: Path) -> None:
+    """Append what is missing to a partly fetched file; OSError or HTTPException where the connection breaks."""
+    have = part.stat().st_size if part.exists() else 0
+    request = urllib.request.Request(url, headers={"Range": f"bytes={have}-"} if have else {})
+    with urllib.request.urlopen(request, timeout=60) as answer:
+        if answer.status != 206:  # a server that cannot resume sends the file from its start
+            have = 0
+        missing = int(answer.headers.get("Content-Length") or 0)
+        if missing > shutil.disk_usage(part.parent).free:
+            raise DownloadError(f"{url}: {missing >> 20} MB are missing, and {part.parent} has no room for them")
+        with part.open("ab" if have else "wb") as file:
+            pieces = iter(lambda: answer.read(PIECE), b"")
+            got = sum(map(file.write, progress(pieces, f"download {part.stem} (MB)", -(-missing // PIECE))))
+        if got < missing:
+            raise OSError(f"the connection closed after {have + got} of {have + missing} bytes")
+
+
+def download(url: str, folder: Path | None = None, tries: int = TRIES) -> Path:
+    """The file behind `url` in the cache folder, fetched if it is not there; a broken download goes on where it stopped.
+
+    A half-fetched file has the ending `.part`, and is renamed when whole. DownloadError where the address cannot be
+    reached. The hash is the caller's to check.
+    """
+    if urlsplit(url).scheme not in ("http", "https"):
+        raise DownloadError(f"{url}: only addresses that begin with http or https can be fetched")
+    path = (folder or cache_folder()) / Path(urlsplit(url).path).name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(path.name + ".part")
+    with FileLock(f"{path}.lock"):  # chapters that run side by side fetch it once
+        for number in range(1, tries + 1):
+            if path.exists():
+                break
+            try:
+                _continue(url, part)
+                os.replace(part, path)
+            except (OSError, HTTPException) as error:
+                if isinstance(error, urllib.error.HTTPError) and error.code == 416:
+                    part.unlink()  # longer than the file itself: not a part of it
+                refused = isinstance(error, urllib.error.HTTPError) and error.code in (401, 403, 404)
+                if refused or number == tries:
+                    raise DownloadError(
+                        f"{url}: {error}; fetch it by other means and put it where `checkpoint` in the profile says"
+                    ) from error
+    return path
+
+
+def timm_settings(name: str) -> PretrainedCfg:
+    """What timm knows of its own weights of this name with tag: origin, normalisation; DownloadError if nothing."""
+    try:
+        settings = get_pretrained_cfg(name)
+    except RuntimeError:  # the architecture is known, the tag is not
+        settings = None
+    if settings is None or not settings.hf_hub_id:
+        raise DownloadError(f"{name}: timm has no weights of that name; name one with its tag, or give `checkpoint`")
+    return settings
+
+
+def from_hub(name: str) -> Path:
+    """The weights of a model of timm's by its name with tag, from the Hugging Face hub's own cache or fetched into it.
+
+    The hub's cache resumes by itself, and names each file after its SHA-256.
+    """
+    settings = timm_settings(name)
+    try:
+        return Path(
+            huggingface_hub.hf_hub_download(settings.hf_hub_id, settings.hf_hub_filename or "model.safetensors")
+        )
+    except Exception as error:  # no network, no such file, no access: each has a kind of its own
+        reason = str(error).strip().partition("\n")[0][:200]
+        raise DownloadError(
+            f"{settings.hf_hub_id}: {type(error).__name__}: {reason}; fetch its model.safetensors by other means and put "
+            "it where `checkpoint` in the profile says"
+        ) from error

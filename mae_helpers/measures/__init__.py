@@ -1,0 +1,1 @@
+"""What is measured, each a pure function of tokens, attention, embeddings or predictions."""

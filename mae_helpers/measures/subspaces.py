@@ -1,0 +1,196 @@
+"""Class subspaces and the principal angles between them (Sec. III-A3, Fig. 4), in float64 throughout."""
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from itertools import combinations
+
+import numpy as np
+import pandas as pd
+import torch
+from scipy.linalg import eigh
+from torch import Tensor
+
+from mae_helpers.encoder.walk import LayerState, patch_tokens
+
+SLABS = 4  # in which a Gram matrix is summed
+SMALL = 0.01  # rad: angles below it are taken from their sines
+
+
+class Moments:
+    """X^T X, the column sum and the row count of the patch tokens of each group of images, in every layer.
+
+    All that the subspaces of X (tokens of a group x D) need, in memory that does not depend on the number of images.
+    `groups` maps a name to the rows of its images; an image may belong to several groups.
+    """
+
+    def __init__(self, groups: Mapping[str, Collection[int]]):
+        self.groups = {name: set(rows) for name, rows in groups.items()}
+        self.layers: dict[int, tuple[Tensor, Tensor, list[int]]] = {}  # of all groups, in one block a layer
+
+    def add(self, state: LayerState, rows: range) -> None:
+        """Add one layer of the images `rows` to the groups that hold them."""
+        tokens = patch_tokens(state)
+        if state.layer not in self.layers:
+            number, width = len(self.groups), tokens.shape[-1]
+            sums = [torch.zeros(number, *shape, dtype=torch.float64) for shape in ((width, width), (width,))]
+            self.layers[state.layer] = *sums, [0] * number
+        grams, totals, counts = self.layers[state.layer]
+        for index, members in enumerate(self.groups.values()):
+            chosen = [position for position, row in enumerate(rows) if row in members]
+            if chosen:
+                block = tokens[chosen].flatten(0, 1).double()
+                _add_gram(grams[index], block)
+                totals[index] += block.sum(0).cpu()
+                counts[index] += len(block)
+
+    def result(self) -> dict[tuple[str, int], tuple[np.ndarray, np.ndarray, int]]:
+        """(X^T X, column sums, rows) by (group, layer)."""
+        return {
+            (name, layer): (_mirrored(grams[index].numpy()), totals[index].numpy(), counts[index])
+            for layer, (grams, totals, counts) in sorted(self.layers.items())
+            for index, name in enumerate(self.groups)
+            if counts[index]
+        }
+
+    def fresh(self) -> "Moments":
+        """The same groups with nothing summed."""
+        return Moments(self.groups)
+
+
+def _add_gram(gram: Tensor, block: Tensor) -> None:
+    """Add X^T X to (D, D) in place, on and above the diagonal: on the CPU slab by slab, 5/8 of the whole product.
+
+    By PyTorch as the layers are: NumPy's threads and PyTorch's, busy in turn, would wait for each other's cores.
+    """
+    if block.device.type != "cpu":
+        gram += (block.T @ block).cpu()
+        return
+    height = -(-len(gram) // SLABS)
+    for begin in range(0, len(gram), height):
+        gram[begin : begin + height, begin:].addmm_(block[:, begin : begin + height].T, block[:, begin:])
+
+
+def _mirrored(gram: np.ndarray) -> np.ndarray:
+    """The matrix itself, made symmetric from its upper triangle."""
+    below = np.tri(len(gram), k=-1, dtype=bool)
+    gram[below] = gram.T[below]
+    return gram
+
+
+def spectrum(
+    gram: np.ndarray, total: np.ndarray, rows: int, *, centred: bool, top: int | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Singular values and right singular vectors (in columns) of X, largest first, from its moments; (D,), (D, D).
+
+    They are the square roots of the eigenvalues, and the eigenvectors, of X^T X; with `centred`, the column mean of X
+    is removed first: X^T X - n m m^T. With `top`, only so many of the largest, in a fraction of the time.
+    """
+    if centred:
+        gram = gram - np.outer(total, total) / rows
+    width = len(gram)
+    subset = None if top is None else (width - min(top, width), width - 1)
+    values, vectors = eigh(gram, subset_by_index=subset, driver="evr")
+    return np.sqrt(np.clip(values[::-1], 0, None)), vectors[:, ::-1]
+
+
+def principal_angles(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """Principal angles in degrees, ascending, (..., k), between the spans of orthonormal columns (..., D, k).
+
+    cos(theta) are the singular values of Q1^T Q2. Below 0.01 rad, where the cosine would lose digits, the angle is
+    taken from the sines, the singular values of Q2 - Q1 Q1^T Q2, which keep small angles exact (Bjorck and Golub,
+    1973); above, the cosine gives it to 1e-13 rad.
+    """
+    cross = np.swapaxes(first, -1, -2) @ second
+    return _angles(cross, lambda near: second[near] - first[near] @ cross[near])
+
+
+def _angles(cross: np.ndarray, rest: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+    """The angles from Q1^T Q2, (..., k, k); `rest` gives Q2 - Q1 Q1^T Q2 of those pairs that have a small one."""
+    cosines = np.linalg.svd(cross, compute_uv=False)
+    angles = np.arccos(np.clip(cosines, 0, 1))
+    near = angles[..., 0] < SMALL
+    if near.any():
+        sines = np.linalg.svd(rest(near), compute_uv=False)[..., ::-1]
+        angles[near] = np.where(angles[near] < SMALL, np.arcsin(np.clip(sines, 0, 1)), angles[near])
+    return np.degrees(angles)
+
+
+def angle_table(bases: dict[tuple[str, int], np.ndarray], pairs: Sequence[tuple[str, str]], k: int) -> pd.DataFrame:
+    """theta_1, the smallest principal angle between top-k subspaces: layer, class_a, class_b, theta1_deg.
+
+    `bases` holds right singular vectors (D, k or more) by (group, layer). ValueError where k does not fit D.
+    """
+    width = next(iter(bases.values())).shape[0]
+    if not 1 <= k <= width // 2:
+        raise ValueError(f"k = {k}: two subspaces of {width} dimensions can be told apart for k from 1 to {width // 2}")
+    layers, names, angles = sorted({layer for _, layer in bases}), sorted({name for pair in pairs for name in pair}), []
+    first, second = (np.array([names.index(pair[side]) for pair in pairs]) for side in (0, 1))
+    for layer in layers:
+        each = np.stack([bases[name, layer][:, :k] for name in names])
+        beside = each.transpose(1, 0, 2).reshape(width, -1)  # one product of all with all, and no copies for the pairs
+        cross = (beside.T @ beside).reshape(len(names), k, len(names), k)[first, :, second]
+        found = _angles(cross, lambda near, q=each, c=cross: q[second[near]] - q[first[near]] @ c[near])
+        angles.append(found[:, 0])
+    table = pd.DataFrame([*pairs] * len(layers), columns=["class_a", "class_b"])
+    return table.assign(layer=np.repeat(layers, len(pairs)), theta1_deg=np.concatenate(angles))
+
+
+def control_groups(classes: np.ndarray, seed: int) -> dict[str, list[int]]:
+    """Image rows of each class, of each class's two random halves, and of each class under shuffled labels.
+
+    The names are `dress`, `dress / half 1`, `dress / half 2` and `dress / shuffled`. ValueError for fewer than two
+    classes: angles are between them.
+    """
+    if len(set(classes)) < 2:
+        raise ValueError(
+            f"principal angles are between classes, and there is only {', '.join(set(classes))}; take two or more"
+        )
+    generator = np.random.default_rng(seed)
+    shuffled = generator.permutation(classes)
+    groups: dict[str, list[int]] = {}
+    for name in dict.fromkeys(classes):
+        rows = np.flatnonzero(classes == name)
+        halves = np.array_split(generator.permutation(rows), 2)
+        groups[name] = rows.tolist()
+        groups |= {f"{name} / half {number}": half.tolist() for number, half in enumerate(halves, 1)}
+        groups[f"{name} / shuffled"] = np.flatnonzero(shuffled == name).tolist()
+    return groups
+
+
+def control_pairs(classes: Sequence[str]) -> dict[str, list[tuple[str, str]]]:
+    """Which groups each control compares: all pairs of classes, of shuffled classes, and a class's two halves."""
+    return {
+        "between_classes": list(combinations(classes, 2)),
+        "split_half": [(f"{name} / half 1", f"{name} / half 2") for name in classes],
+        "shuffled_labels": list(combinations([f"{name} / shuffled" for name in classes], 2)),
+    }
+
+
+def angles_and_values(
+    moments: dict[tuple[str, int], tuple[np.ndarray, np.ndarray, int]],
+    classes: Sequence[str],
+    ks: Sequence[int],
+    centrings: Sequence[bool] = (True, False),
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """All of Fig. 4 from one pass: theta_1 for every control, k and centring; the classes' singular values (not centred).
+
+    A control is left out where a group has no image, as the halves of a single one.
+    Returns (control, k, centred, layer, class_a, class_b, theta1_deg) and (layer, class, index, singular_value).
+    """
+    angles, values = [], []
+    for centred in centrings:
+        bases = {key: spectrum(*sums, centred=centred, top=max(ks))[1] for key, sums in moments.items()}
+        there = {name for name, _ in moments}
+        for control, all_pairs in control_pairs(classes).items():
+            pairs = [pair for pair in all_pairs if there.issuperset(pair)]
+            for k in ks if pairs else ():
+                angles.append(angle_table(bases, pairs, k).assign(control=control, k=k, centred=centred))
+        if not centred:
+            values = [
+                pd.DataFrame({"layer": layer, "class": name, "singular_value": spectrum(*sums, centred=False)[0]})
+                .rename_axis("index")
+                .reset_index()
+                for (name, layer), sums in moments.items()
+                if name in classes
+            ]
+    table = pd.concat(values, ignore_index=True) if values else pd.DataFrame()
+    return pd.concat(angles, ignore_index=True), table.assign(index=table["index"] + 1) if values else table

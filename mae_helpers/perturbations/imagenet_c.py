@@ -1,0 +1,143 @@
+"""The published files of ImageNet-C: `corruption/severity/class/file`, or grouped, `noise/corruption/severity/...`."""
+
+import hashlib
+import os
+import re
+from collections.abc import Mapping
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+
+from mae_helpers.images.pixels import ImageError, opened, resize, rgb
+from mae_helpers.images.sets import ImageSet, left_out, why_left_out
+from mae_helpers.perturbations import corruptions
+from mae_helpers.perturbations.corruptions import GROUP_OF, SEVERITIES
+from mae_helpers.perturbations.levels import Change, Perturbation
+from mae_helpers.profile.settings import Images, Profile
+
+NUMBERED = re.compile(r"ILSVRC2012_val_\d{8}")
+
+
+@dataclass(frozen=True)
+class CorruptedFiles:
+    """One corruption at one severity, read from published files instead of being made (Table II).
+
+    `folder` holds a folder a class; `state` is a digest of its files, so that other files are another cell.
+    """
+
+    corruption: str
+    severity: int
+    folder: str
+    state: str
+    guided: ClassVar[bool] = False
+    in_processes: ClassVar[bool] = False
+    measures: ClassVar[tuple[str, ...]] = ("prediction", "embedding")
+
+    @property
+    def name(self) -> str:
+        """Corruption and severity, and that they are files."""
+        return f"{self.corruption}_{self.severity}_files"
+
+    def change(self, images: ImageSet, clean: Mapping[str, np.ndarray]) -> Change:
+        """Instead of an image's pixels, those of its file; an image without one is an ImageError that names it."""
+        classes, size = dict(zip(images.ids, images.classes, strict=True)), images.input.size
+        root = Path(self.folder)
+
+        def read(pixels: np.ndarray, name: str) -> np.ndarray:
+            path = root / classes[name] / file_name(name)
+            try:
+                image = resize(rgb(opened(path)), size, "squash")
+            except Exception as error:  # each format has errors of its own
+                if path.exists():
+                    raise ImageError(f"{path}: not a readable image ({error}); replace the file") from None
+                raise ImageError(
+                    f"{path}: no such file; ImageNet-C must hold the images that `images` names, the validation set's"
+                ) from None
+            return np.asarray(image, np.float32) / 255
+
+        return read
+
+
+def file_name(image_id: str) -> str:
+    """The name of an image's file in ImageNet-C: `ILSVRC2012_val_00000001.JPEG`, whatever stands around that number."""
+    number = NUMBERED.search(image_id)
+    return f"{number[0]}.JPEG" if number else Path(image_id).name
+
+
+def _state(folder: Path, classes: list[str] | str) -> str:
+    """A digest of the files in the class folders: their names, sizes and times, so that one overwritten is noticed."""
+    names = sorted(path.name for path in folder.iterdir()) if classes in ("all", []) else classes
+    digest = hashlib.sha256(repr(list(names)).encode())
+    for name in names:
+        with os.scandir(folder / name) if (folder / name).is_dir() else nullcontext([]) as files:
+            found = sorted((file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files)
+        digest.update(repr(found).encode())
+    return digest.hexdigest()[:16]
+
+
+def _place(root: Path, corruption: str) -> Path | None:
+    places = (root / corruption, root / GROUP_OF[corruption] / corruption)
+    return next((place for place in places if place.is_dir()), None)
+
+
+def file_levels(
+    source: Images | None, classes: list[str] | str, severities: tuple[int, ...] = SEVERITIES
+) -> dict[tuple[str, int], CorruptedFiles]:
+    """The cells of Table II for which files lie in the profile's `imagenet_c`; none where that is missing and optional.
+
+    A corruption may be missing as a whole; one that is there must have all severities, or an ImageError says so.
+    """
+    if left_out(source):
+        return {}
+    root, found = Path(source.folder), {}
+    if not root.is_dir():
+        raise ImageError(f"{root}: no such folder of ImageNet-C; correct `folder` of imagenet_c (IMAGENET_C)")
+    for corruption in GROUP_OF:
+        place = _place(root, corruption)
+        for severity in severities if place else ():
+            folder = place / str(severity)
+            if not folder.is_dir():
+                raise ImageError(f"{folder}: no such folder; ImageNet-C has severities 1 to 5 of each corruption")
+            state = _state(folder, classes)
+            found[corruption, severity] = CorruptedFiles(corruption, severity, str(folder), state)
+    if not found:
+        raise ImageError(
+            f"{root}: no corruption of ImageNet-C in it; expected folders such as gaussian_noise/1 or "
+            "noise/gaussian_noise/1"
+        )
+    return found
+
+
+def corruption_levels(
+    profile: Profile, severities: tuple[int, ...] = SEVERITIES, seed: int = 0, source: str = "auto"
+) -> tuple[dict[tuple[str, int], Perturbation], str]:
+    """The cells of Table II and what they are: `files` where the profile has them, else `generated` from clean images.
+
+    `source` asks for one of the two, or for either: `auto`.
+    """
+    if source not in ("auto", "files", "generated"):
+        raise ValueError(f"source {source!r} of the corruptions: use auto, files or generated")
+    found = {}
+    if source != "generated":
+        found = file_levels(profile.imagenet_c, profile.images.classes, tuple(severities))
+    if source == "files" and not found:
+        raise ImageError(f"{why_left_out(profile.imagenet_c, 'ImageNet-C')} Name its folder, or use source=auto")
+    made = corruptions.corruption_levels(severities=tuple(severities), seed=seed)
+    return (found, "files") if found else (made, "generated")
+
+
+def account(profile: Profile, levels: Mapping[tuple[str, int], Perturbation], made: str) -> str:
+    """One line for the page: what the corrupted images are, and which corruptions are missing."""
+    if made == "generated":
+        return f"{why_left_out(profile.imagenet_c, 'Published files of ImageNet-C') or ''} The corruptions are made from the clean images."
+    missing = [name.replace("_", " ") for name in GROUP_OF if name not in dict(levels.keys())]
+    text = "The corrupted images are published files of ImageNet-C."
+    return f"{text} Left out, because there is no folder of them: {', '.join(missing)}." if missing else text
+
+
+def fingerprint(source: Images | None, classes: list[str] | str) -> str:
+    """A digest of the files that `file_levels` would read: by their names, sizes and times."""
+    return repr(file_levels(source, classes))

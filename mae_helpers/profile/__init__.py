@@ -1,0 +1,1 @@
+"""What a run uses: images, models, study and sizes; and the machine: device, memory, files, progress."""

@@ -1,0 +1,105 @@
+"""How a pass is computed: number format, images at a time, compiled or not, and threads that read images ahead."""
+
+import ctypes
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache
+
+import torch
+from timm.models.vision_transformer import VisionTransformer
+
+from mae_helpers.profile.checks import PRECISIONS
+from mae_helpers.profile.settings import Computing
+
+FIRST_BATCH = {"cuda": 256, "cpu": 8}  # on a CPU, so that a layer fits its caches
+
+
+@dataclass
+class Compute:
+    """Settings of the passes of one chapter; `batch_size` shrinks when a device runs out of memory, and stays there.
+
+    `precision` is that of the encoder's blocks: float32; tf32 (matrix products of a GPU with 10-bit mantissas); bf16
+    (autocast). Attention maps, head features, means and all that follows are float32 or float64 in each of them.
+    """
+
+    precision: str = "float32"
+    compile: bool = False
+    batch_size: int | None = None
+    workers: int = 1
+
+    def __post_init__(self) -> None:
+        if self.precision not in PRECISIONS:
+            raise ValueError(f"precision {self.precision!r}: use one of {', '.join(PRECISIONS)}")
+        for name, value in (("batch_size", self.batch_size), ("workers", self.workers)):
+            if value is not None and (not isinstance(value, int) or value < 1):
+                raise ValueError(f"{name} {value!r}: use a whole number above 0")
+
+    @property
+    def identity(self) -> str:
+        """What of these settings may move a result, if only in the last digits."""
+        return f"{self.precision} {'compiled' if self.compile else ''}".strip()
+
+    def size_on(self, device: torch.device) -> int:
+        """Images at a time: as set, as found before, or what is tried first on such a device."""
+        return self.batch_size or FIRST_BATCH.get(device.type, FIRST_BATCH["cpu"])
+
+    def halve(self, size: int) -> None:
+        """Remember that `size` images at a time were too many; MemoryError where not even one fits."""
+        if size <= 1:
+            raise MemoryError("the device has no memory for one image; use --device cpu, a smaller model, or free it")
+        self.batch_size = size // 2
+
+
+def computing_of(settings: Computing, precision: str | None = None) -> Compute:
+    """The settings of a profile, with a notebook's own precision; reading threads as many as PyTorch's by default."""
+    workers = torch.get_num_threads() if settings.workers is None else settings.workers
+    return Compute(precision or settings.precision, settings.compile, settings.batch_size, workers)
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether a pass failed for want of memory, of a GPU or of the machine (PyTorch has no kind of its own for that)."""
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "DefaultCPUAllocator: can't allocate" in str(
+        error
+    )
+
+
+@contextmanager
+def number_format(precision: str, device: torch.device) -> Iterator[None]:
+    """Run what is inside in this precision; PyTorch's global switches are put back afterwards.
+
+    float32 means float32: PyTorch alone would let a GPU's convolutions round to TF32.
+    """
+    matmul, convolution = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+    torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
+    torch.backends.cudnn.allow_tf32 = precision == "tf32"
+    try:
+        with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
+            yield
+    finally:
+        torch.set_float32_matmul_precision(matmul)
+        torch.backends.cudnn.allow_tf32 = convolution
+
+
+@cache
+def keep_freed_memory() -> None:
+    """Let each layer on a CPU take the memory of the one before: tell glibc not to hand freed blocks to the system.
+
+    By default it does so with blocks as large as an attention map, and in every layer their pages are zeroed anew. Said
+    once a process; other C libraries are left alone.
+    """
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (AttributeError, OSError):
+        return
+    trim_threshold, mmap_threshold = -1, -3  # of glibc's malloc.h
+    mallopt(trim_threshold, 2**31 - 1)
+    mallopt(mmap_threshold, 2**30)
+
+
+def compile_blocks(model: VisionTransformer, backend: str = "inductor") -> VisionTransformer:
+    """Compile what lies between the places where a block is read: its norms and its MLP, two thirds of the work."""
+    for block in model.blocks:
+        for part in (block.norm1, block.norm2, block.mlp):
+            part.compile(backend=backend)
+    return model

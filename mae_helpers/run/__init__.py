@@ -1,0 +1,1 @@
+"""From chapters to the book: tables, notebooks, the site, and `python -m mae_helpers.run`."""

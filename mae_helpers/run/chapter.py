@@ -1,0 +1,195 @@
+"""What every notebook begins with: the profile's images and models, a place for its tables, and one look."""
+
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property, partial
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from timm.models.vision_transformer import VisionTransformer
+
+from mae_helpers import figures
+from mae_helpers.encoder import weights as checkpoints
+from mae_helpers.encoder.walk import Statistic, one_pass
+from mae_helpers.images import sets as images
+from mae_helpers.images.decoded import decoded
+from mae_helpers.images.sets import ImageSet
+from mae_helpers.perturbations.levels import Perturbation
+from mae_helpers.profile.kinds import check_parameter
+from mae_helpers.profile.machine import Compute, computing_of
+from mae_helpers.profile.settings import Profile, load_profile
+from mae_helpers.run import tables as results
+from mae_helpers.sweep.subjects import Subject, open_model, origin_of, seen_by, subject_of
+from mae_helpers.sweep.sweep import sweep
+from mae_helpers.sweep.workers import Workers
+
+
+@dataclass(frozen=True)
+class Chapter:
+    """The settings that one notebook runs under."""
+
+    profile: Profile
+    device: torch.device
+    seed: int
+    tables: Path
+    compute: Compute = field(default_factory=Compute)
+    workers: Workers | None = None
+    opened: dict[str, VisionTransformer] = field(default_factory=dict, repr=False)
+
+    def _decoded(self, found: ImageSet) -> ImageSet:
+        return decoded(found, self.tables / "pixels", self.compute.workers)
+
+    def images(self, classes: list[str] | None = None, per_class: int | None = None) -> ImageSet:
+        """The profile's images: the first `per_class` of each of `classes`, by default all."""
+        return self.all_images.subset(classes, per_class)
+
+    def some_classes(self, count: int) -> list[str]:
+        """At most `count` of the images' classes in their order, the profile's `three_classes` among them."""
+        check_parameter("class_count", count, [10])
+        if count < 2:
+            raise ValueError(f"class_count {count}: use 2 or more, so that classes can be compared")
+        names, first = self.all_images.names, self.profile.three_classes
+        chosen = list(dict.fromkeys([*first, *names]))[:count]
+        return [name for name in names if name in chosen]
+
+    @cached_property
+    def all_images(self) -> ImageSet:
+        """All images of the profile; their files are decoded once, whichever chapter asks first."""
+        return self._decoded(images.first_images(self.profile))
+
+    def second_images(self) -> ImageSet | None:
+        """The profile's second image set, or None where it names none or its optional folder is missing."""
+        found = images.second_images(self.profile)
+        return None if found is None else self._decoded(found)
+
+    def shifted_images(self) -> dict[str, ImageSet]:
+        """The profile's further test sets by name, ImageNet-R and ImageNet-A, without those that are left out."""
+        return {name: self._decoded(found) for name, found in images.shifted_images(self.profile).items()}
+
+    def model(self, name: str) -> VisionTransformer:
+        """A model of the profile by name, read once; `random` is mae_pretrained's architecture with random weights."""
+        settings = checkpoints.settings_of(self.profile, "mae_pretrained" if name == "random" else name)
+        key = f"{name} {checkpoints.identity(settings)}"  # a file that was replaced meanwhile is read anew
+        if key not in self.opened:
+            self.opened[key] = open_model(self.profile, name, self.device, self.seed, self.compute.compile)
+        return self.opened[key]
+
+    def classifiers(self, per_class: int | None, supervised_per_class: int | None) -> dict[str, ImageSet]:
+        """The profile's classifiers and the images that each is tested on: the first so many of each class.
+
+        The fine-tuned MAE, and the supervised ViT where there is one, on no more images than MAE.
+        """
+        checkpoints.settings_of(self.profile, "mae_finetuned")
+        fewer = [count for count in (per_class, supervised_per_class) if count is not None]
+        sets = {"mae_finetuned": self.images(per_class=per_class)}
+        if "vit_supervised" in self.profile.models:
+            sets["vit_supervised"] = self.images(per_class=min(fewer, default=None))
+        return sets
+
+    @property
+    def is_paper(self) -> bool:
+        """Whether this run uses the paper's own models and data, so that its numbers should agree."""
+        return self.profile.same_as_paper
+
+    def seen_by(self, name: str, chosen: ImageSet) -> ImageSet:
+        """`chosen` with the normalisation that the model `name` was trained with."""
+        return seen_by(self.profile, name, chosen)
+
+    def compare(
+        self,
+        models: Sequence[str],
+        chosen: ImageSet,
+        statistics: Callable[[], dict[str, Statistic]],
+        ratio: float = 0.0,
+    ) -> dict[str, dict]:
+        """One pass of `chosen` through each model: the results of fresh `statistics()` by model name.
+
+        All models see the same masks; each gets the normalisation that it was trained with.
+        """
+        return {
+            name: one_pass(
+                self.model(name),
+                self.seen_by(name, chosen),
+                statistics(),
+                ratio=ratio,
+                seed=self.seed,
+                label=name,
+                compute=self.compute,
+            )
+            for name in models
+        }
+
+    def sweep(
+        self, sets: Mapping[str, ImageSet], levels: Mapping[Hashable, Perturbation], measure: str
+    ) -> dict[str, dict[Hashable, np.ndarray]]:
+        """One measure of each model's images under every level, by model and level: (images, ...) each.
+
+        `measure` is prediction, embedding, heads, cls_rollout or patch_rollout. Cells lie in the results' folder
+        `cells`; those that another chapter computed are read there. The others are computed by the chapter's workers,
+        where it has some.
+        """
+        subjects = [self._subject(name, chosen) for name, chosen in sets.items()]
+        return sweep(subjects, levels, measure, self.tables / "cells", self.compute, self.workers)
+
+    def _subject(self, name: str, chosen: ImageSet) -> Subject:
+        device = self.workers.device if self.workers else self.device.type
+        found = subject_of(self.profile, name, chosen, partial(self.model, name), device, self.seed, self.compute)
+        if self.workers is None:
+            return found
+        pixels = self.tables / "pixels"
+        return replace(found, origin=origin_of(self.profile, name, chosen, device, self.seed, self.compute, pixels))
+
+    @cached_property
+    def origin(self) -> dict[str, str]:
+        """What the tables of this run are made from."""
+        return results.origin(self.profile)
+
+    def read(self, name: str) -> pd.DataFrame:
+        """A table that another chapter wrote; an error where it is missing or of another run."""
+        return results.read_table(name, self.tables, self.origin)
+
+    def found(self, names: Iterable[str]) -> dict[str, pd.DataFrame]:
+        """Those of the tables `names` that other chapters have written, by name; an error where one is of another run."""
+        return {name: self.read(name) for name in names if (self.tables / f"{name}.csv").exists()}
+
+    def save(self, table: pd.DataFrame, name: str) -> pd.DataFrame:
+        """Write a table to the run's results and pass it on."""
+        results.save_table(table, name, self.tables, self.origin)
+        return table
+
+    def pictured(self, chosen: ImageSet, what: str) -> None:
+        """Write down which images a figure shows, as the table `pictured_<what>`."""
+        listing = pd.DataFrame({"image": chosen.ids, "class": chosen.classes, "label": chosen.labels})
+        self.save(listing, f"pictured_{what}")
+
+    def _repr_markdown_(self) -> str:
+        kind = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else "CPU"
+        return (
+            f"> **Profile: {self.profile.title or self.profile.name}.** {self.profile.about} "
+            f"Computed on: {kind}, {self.compute.identity}; seed {self.seed}."
+        )
+
+
+def begin(
+    profile: str,
+    device: str = "auto",
+    seed: int = 0,
+    results_folder: str | None = None,
+    precision: str | None = None,
+    scheduler: int | str | None = None,
+) -> Chapter:
+    """Open a profile for a notebook, put the book's figure style on, and fix PyTorch's seed.
+
+    `scheduler` says where cells are computed: None in this process, a number on as many local workers, an address on
+    those of a Dask cluster. Trouble with any of these is raised here, before anything is computed.
+    """
+    check_parameter("seed", seed, [0])
+    loaded = load_profile(profile)
+    compute, tables = computing_of(loaded.compute, precision), results.folder(loaded, results_folder)
+    workers = None if scheduler is None else Workers(scheduler, device)
+    chapter = Chapter(loaded, checkpoints.pick_device(device), seed, tables, compute, workers)
+    torch.manual_seed(seed)
+    figures.use_style()
+    return chapter

@@ -1,0 +1,232 @@
+"""The page "Look closer": pictures and numbers of a few images in, one piece of HTML that needs no server out."""
+
+import json
+from base64 import b64encode
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+from html import escape
+from io import BytesIO
+from pathlib import Path
+from string import Template
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+from PIL import Image
+
+from mae_helpers.figures import MODEL_NAMES, class_title
+from mae_helpers.images.layouts import wordnet_ids
+from mae_helpers.images.sets import ImageSet
+from mae_helpers.measures.robustness import alignment
+from mae_helpers.perturbations.levels import Perturbation, pictures
+
+PARTS = Path(__file__).parent / "look_closer"  # the page's HTML, CSS and JavaScript
+BUDGET = 2_500_000  # bytes of pictures: with code, text and numbers the page stays below 3 MB
+EXACT_SIDE, LARGEST_SIDE, QUALITY = 64, 224, 60  # pixels, pixels, WebP's quality from 0 to 100
+WORDS = {  # of a perturbation: its name, its first level, any other level in a sentence, and on an axis
+    "gaussian_blur": ("Gaussian blur", ("clean", "without blur"), "at blur level {}", "{}"),
+    "occlusion": ("Occlusion", ("0 %", "with nothing masked"), "with {:g} % of the patches masked", "{:g} %"),
+}
+Levels = Mapping[
+    str, Mapping[Hashable, Perturbation]
+]  # by perturbation; the first level of each leaves images as they are
+
+
+def class_names(images: ImageSet, count: int) -> list[str]:
+    """The titles of a model's `count` classes: those of the images, ImageNet's where these are, else `class 7`."""
+    known = dict(zip(images.labels.tolist(), images.classes.tolist(), strict=True))
+    table = wordnet_ids()
+    if count == len(table) and all(table[label] == name for label, name in known.items()):
+        known = dict(enumerate(table))
+    return [class_title(known[label]) if label in known else f"class {label}" for label in range(count)]
+
+
+def per_image(
+    embeddings: Mapping[str, Mapping[Hashable, np.ndarray]],
+    predictions: Mapping[str, Mapping[Hashable, np.ndarray]],
+    sets: Mapping[str, ImageSet],
+    perturbation: str,
+) -> pd.DataFrame:
+    """`robustness.alignment` of one perturbation, clean at its first level; also columns perturbation, predicted."""
+    first = next(iter(next(iter(embeddings.values()))))
+    table = alignment(embeddings, predictions, sets, clean=first)
+    predicted = [predictions[model][level] for model, levels in embeddings.items() for level in levels]
+    return table.assign(perturbation=perturbation, predicted=np.concatenate(predicted))
+
+
+def first_rows(images: ImageSet, per_class: int) -> list[int]:
+    """The rows of the first image of each class, then of the second, up to `per_class`; ValueError for fewer than 1."""
+    if per_class < 1:
+        raise ValueError(f"shown_per_class {per_class}: use 1 or more")
+    numbers = pd.Series(range(len(images))).groupby(images.classes, sort=False).cumcount()
+    return numbers[numbers < per_class].sort_values(kind="stable").index.tolist()
+
+
+def of_images(values: np.ndarray, images: ImageSet, wanted: ImageSet) -> np.ndarray:
+    """Those of `values` (images, ...) that belong to the `wanted` of `images`, in their order."""
+    rows = {name: row for row, name in enumerate(images.ids)}
+    return values[[rows[name] for name in wanted.ids]]
+
+
+def overlay(pixels: np.ndarray, scores: np.ndarray) -> np.ndarray:
+    """An image (H, W, 3) in [0, 1] under a heatmap, 65 % opaque, of its patches' scores (N,) from lowest to highest."""
+    grid, (height, width) = round(len(scores) ** 0.5), pixels.shape[:2]
+    scaled = (scores - scores.min()) / (np.ptp(scores) or 1)
+    rows, columns = np.arange(height) * grid // height, np.arange(width) * grid // width
+    heat = mpl.colormaps["inferno"](scaled.reshape(grid, grid)[np.ix_(rows, columns)])[..., :3]
+    return 0.35 * np.clip(pixels, 0, 1) + 0.65 * heat
+
+
+def data_uri(pixels: np.ndarray) -> str:
+    """An image (H, W, 3) in [0, 1] as a WebP data URI: lossless up to EXACT_SIDE, reduced beyond LARGEST_SIDE."""
+    image = Image.fromarray(np.round(255 * np.clip(pixels, 0, 1)).astype(np.uint8))
+    exact = max(image.size) <= EXACT_SIDE
+    image.thumbnail((LARGEST_SIDE, LARGEST_SIDE))
+    file = BytesIO()
+    image.save(file, "WEBP", lossless=exact, quality=100 if exact else QUALITY)
+    return "data:image/webp;base64," + b64encode(file.getvalue()).decode()
+
+
+def entry(row: int, seen: Mapping[str, ImageSet], levels: Levels, rollouts: Mapping[str, np.ndarray]) -> dict:
+    """One image's pictures, each stored once, and where each model has them: id, truth, pictures, clean, models.
+
+    `seen` holds the same images for each model with its own normalisation, `rollouts` the CLS rows (images, N) of each.
+    """
+    stored: dict[str, int] = {}
+    models = {}
+    for model, images in seen.items():
+        one, held = images.take([row]), {"cls_rollout": rollouts[model][[row]]}
+        place = {"overlay": stored.setdefault(data_uri(overlay(one.pixels(0), held["cls_rollout"][0])), len(stored))}
+        for name, chosen in levels.items():
+            uris = map(data_uri, pictures(one, chosen, held)[0])
+            place[name] = [stored.setdefault(uri, len(stored)) for uri in uris]
+        models[model] = place
+    clean = stored.setdefault(data_uri(one.pixels(0)), len(stored))
+    number = int((images.classes[: row + 1] == images.classes[row]).sum())
+    about = {"id": images.ids[row], "class": str(images.classes[row]), "number": number}
+    return about | {"pictures": list(stored), "clean": clean, "models": models}
+
+
+def entries(
+    rows: Sequence[int], seen: Mapping[str, ImageSet], levels: Levels, rollouts: Mapping[str, np.ndarray]
+) -> Iterator[dict]:
+    """The entries of `rows` one after another, so that no more are made than are asked for."""
+    return (entry(row, seen, levels, rollouts) for row in rows)
+
+
+def within_budget(found: Iterable[dict], budget: int = BUDGET) -> list[dict]:
+    """As many entries as `budget` bytes of pictures hold, by class; whole rounds of one image a class where one fits.
+
+    `found` comes in the order of `first_rows`. ValueError where not even the first fits.
+    """
+    kept, size = [], 0
+    for one in found:
+        size += sum(map(len, one["pictures"]))
+        if size > budget:
+            if not kept:
+                raise ValueError(f"one image's pictures take {size} bytes, the budget is {budget}; use fewer levels")
+            kept = [other for other in kept if other["number"] < max(2, one["number"])]
+            break
+        kept.append(one)
+    order = list(dict.fromkeys(one["class"] for one in kept))
+    return sorted(kept, key=lambda one: (order.index(one["class"]), one["number"]))
+
+
+def size_sentence(shown: Sequence[dict], wanted: int, side: int, budget: int = BUDGET) -> str:
+    """How many images the page shows of how many it was to, how their pictures are stored, and what they take."""
+    taken = sum(len(uri) for one in shown for uri in one["pictures"])
+    stored = "without loss" if side <= EXACT_SIDE else f"as WebP of quality {QUALITY}"
+    reduced = f", reduced to {LARGEST_SIDE} px" if side > LARGEST_SIDE else ""
+    count = f"{len(shown)} image{'s' if len(shown) > 1 else ''}"
+    fewer = "" if len(shown) == wanted else f" of the {wanted} asked for: more would not fit"
+    return (
+        f"The page shows {count}{fewer}. Their pictures, {side} px wide and stored {stored}{reduced}, take "
+        f"{taken / 1e6:.2f} MB of the {budget / 1e6:g} MB that this page allows for them."
+    )
+
+
+def page_data(shown: Sequence[dict], table: pd.DataFrame, levels: Levels, names: Sequence[str]) -> dict:
+    """All that the page's script needs: models, perturbations, class names, and each image with its numbers by level.
+
+    `table` comes from `per_image`; `names` are the classes' titles. KeyError where it lacks an image or a level.
+    """
+    models = list(shown[0]["models"])
+    cells = table.set_index(["image", "model", "perturbation", "level"])[["cosine", "predicted", "correct"]]
+    cells = {
+        key: (round(float(cosine), 4), int(label), bool(right)) for key, cosine, label, right in cells.itertuples()
+    }
+    images = []
+    for one in shown:
+        placed = {}
+        for model in models:
+            placed[model] = {"overlay": one["models"][model]["overlay"]}
+            for name, chosen in levels.items():
+                found = [cells[one["id"], model, name, level] for level in chosen]
+                columns = dict(
+                    zip(("cosine", "predicted", "correct"), map(list, zip(*found, strict=True)), strict=True)
+                )
+                placed[model][name] = columns | {"pictures": one["models"][model][name]}
+        truth = class_title(one["class"])
+        about = {"title": f"{truth} {one['number']}", "id": one["id"], "truth": truth}
+        images.append(about | {"pictures": one["pictures"], "clean": one["clean"], "models": placed})
+    perturbations = []
+    for name, chosen in levels.items():
+        title, first, sentence, tick = WORDS[name]
+        rest = [(tick.format(level), sentence.format(level)) for level in list(chosen)[1:]]
+        ticks, words = map(list, zip(first, *rest, strict=True))
+        perturbations.append({"key": name, "name": title, "levels": ticks, "words": words})
+    titles = [{"key": model, "name": MODEL_NAMES.get(model, model)} for model in models]
+    return {"models": titles, "perturbations": perturbations, "names": list(names), "images": images}
+
+
+def as_json(data: object) -> str:
+    """JSON for a script element: no `<` is left in it, so that nothing in the data can end the element."""
+    return json.dumps(data, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c")
+
+
+def plain_table(data: Mapping) -> str:
+    """What a page without scripts shows: each image and model clean and at the last level of each perturbation."""
+    heads = [
+        "image",
+        "true class",
+        "model",
+        "clean",
+        *(f"{p['name']} {p['levels'][-1]}" for p in data["perturbations"]),
+    ]
+    body = []
+    for image in data["images"]:
+        for model in data["models"]:
+            found = image["models"][model["key"]]
+            first = found[data["perturbations"][0]["key"]]
+            cells = [image["title"], image["truth"], model["name"], data["names"][first["predicted"][0]]]
+            for perturbation in data["perturbations"]:
+                last = {name: values[-1] for name, values in found[perturbation["key"]].items()}
+                cells.append(f"{data['names'][last['predicted']]}, cosine {last['cosine']:.3f}")
+            body.append("".join(f"<td>{escape(cell)}</td>" for cell in cells))
+    head = "".join(f'<th scope="col">{escape(name)}</th>' for name in heads)
+    rows = "".join(f"<tr>{cells}</tr>" for cells in body)
+    return f"<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"
+
+
+def page(data: Mapping) -> str:
+    """The page's piece of HTML, with its style, script and data inside: nothing is fetched from anywhere."""
+    options = "".join(
+        f'<option value="{place}">{escape(image["title"])}</option>' for place, image in enumerate(data["images"])
+    )
+    kinds = "".join(
+        f'<label class="closer-choice"><input type="radio" name="closer-kind" value="{place}"> '
+        f"{escape(kind['name'])}</label>"
+        for place, kind in enumerate(data["perturbations"])
+    )
+    card = Template((PARTS / "card.html").read_text())
+    cards = "".join(
+        card.substitute(key=place, name=escape(model["name"])) for place, model in enumerate(data["models"])
+    )
+    return Template((PARTS / "closer.html").read_text()).substitute(
+        style=(PARTS / "closer.css").read_text(),
+        script=(PARTS / "closer.js").read_text(),
+        options=options,
+        kinds=kinds,
+        cards=cards,
+        data=as_json(data),
+        table=plain_table(data),
+    )

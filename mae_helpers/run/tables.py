@@ -1,0 +1,183 @@
+"""The tables that a run writes: `results/<profile>/<name>.csv`, tidy, whole or not at all, with what made them."""
+
+import hashlib
+import json
+import platform
+import subprocess
+from dataclasses import asdict
+from importlib.metadata import version
+from pathlib import Path
+
+import pandas as pd
+
+from mae_helpers.demo import WEIGHTS
+from mae_helpers.encoder.weights import identity
+from mae_helpers.images import sets as images
+from mae_helpers.perturbations import imagenet_c
+from mae_helpers.profile.files import remove, write_whole
+from mae_helpers.profile.settings import ROOT, Profile
+
+COLUMNS = {
+    name: columns.split()
+    for name, columns in {
+        "fig1_fig2_tsne": "model token layer image class x y",
+        "fig1_fig2_separability": "model token layer silhouette knn_percent probe_percent chance_percent",
+        "fig3_attention_distance": "model images layer head distance_px uniform_px",
+        "fig4_principal_angles": "model control k centred layer class_a class_b theta1_deg",
+        "fig4_singular_values": "model layer class index singular_value",
+        "masking_invariance": "model image mask norm cosine_to_mean",
+        "masking_cosines": "model pair pairs cosine_p05 cosine_median",
+        "masking_histogram": "model pair cosine_from cosine_to pairs density",
+        "table1_blur": "model level kernel_size sigma images top1_percent top1_low top1_high psnr_db ssim",
+        "fig5_occlusion": "model ranking occlusion_percent images top1_percent top1_low top1_high",
+        "fig5_rollout": "image patch cls_rollout patch_rollout",
+        "fig5_fills": "model fill occlusion_percent images top1_percent top1_low top1_high",
+        "table2_imagenet_c": "model source group corruption severity images top1_percent top1_low top1_high",
+        "distribution_shift": "model dataset images top1_percent class_mean_percent subset_top1_percent",
+        "table3_cosine": "model perturbation level images mean_cosine cosine_correct cosine_wrong norm_difference",
+        "table3_images": "model perturbation level image cosine norm_difference correct",
+        "fig6_fig7_features": "model perturbation level class layer head clean_count retained_count",
+        "fig6_fig7_comparison": "perturbation level class layer head clean_count retained_count "
+        "released_clean_count released_retained_count",
+        "fig8_feature_drop": "model perturbation level mean_drop low high",
+        "fig8_one_class": "model perturbation level mean_drop low high",
+        "notes_pairing": "pairing level mean_cosine above_099 in_place",
+        "notes_checkpoint": "model layer knn_percent chance_percent",
+        "notes_blurs": "images level psnr_db ssim kernel_size sigma spread_px",
+        "notes_cosines": "level kernel_size sigma table3a released_mean_500",
+        "notes_shares": "corruption severity top1_percent nearest_count nearest_percent deviation fits",
+        "notes_rises": "corruption from to rise images",
+        "notes_uniform": "grid patches_a_side patch_px uniform_px",
+        "notes_spread": "by images class level clean_count mean_drop low high",
+        "notes_steps": "perturbation level mean_drop step",
+        "demo_training": "stage epoch loss seconds device",
+        "demo_accuracy": "model class top1_percent",
+        "demo_probe": "model layer top1_percent",
+        "benchmarks": "name measured against device goal",
+        "how_far": "on",
+        "scorecard": "claim where paper here difference tolerance verdict note",
+    }.items()
+}
+COLUMNS |= {
+    f"pictured_{what}": ["image", "class", "label"] for what in ("blur", "occlusion", "corruptions", "reconstructions")
+}
+PACKAGES = ("torch", "timm", "numpy", "scipy", "scikit-learn", "scikit-image", "opencv-python-headless")
+PACKAGES += ("imagecorruptions-imaug", "openTSNE", "pandas", "matplotlib", "seaborn")
+
+
+def folder(profile: Profile, results: str | Path | None = None) -> Path:
+    """Where the profile's tables lie: `results`, by default the repository's folder of that name, / the profile's name.
+
+    Where the package is installed without the repository, as on Colab, the folder is made where one works.
+    """
+    home = ROOT if (ROOT / "_toc.yml").exists() else Path.cwd()
+    return (Path(results) if results else home / "results") / profile.name
+
+
+def data_fingerprint(profile: Profile) -> str:
+    """A digest of the profile's input and models, of its images and checkpoints, and of what lies beside the bundled ones."""
+    models = [asdict(model) | {"checkpoint": None} for model in profile.models.values()]
+    settings = (profile.input, profile.same_as_paper, profile.compute, models)
+    digest = hashlib.sha256(repr(settings).encode())
+    for source in (profile.images, profile.second_images, *profile.shifted_images.values()):
+        digest.update(b"" if images.left_out(source) else images.fingerprint(source).encode())
+    digest.update(imagenet_c.fingerprint(profile.imagenet_c, profile.images.classes).encode())
+    for path in sorted(WEIGHTS.glob("*.[cj]s*")):
+        digest.update(path.read_bytes())
+    for name, model in profile.models.items():
+        digest.update(f"{name} {identity(model)}\n".encode())
+    return digest.hexdigest()
+
+
+def origin(profile: Profile) -> dict[str, str]:
+    """What a table must have been made from to belong to this run: the profile, its images and checkpoints."""
+    return {"profile": profile.name, "data": data_fingerprint(profile)}
+
+
+def save_table(table: pd.DataFrame, name: str, where: Path, made_from: dict[str, str]) -> Path:
+    """Write a table with its columns in the published order, and beside it what it was made from (`origin`).
+
+    ValueError where a column is missing.
+    """
+    missing = [column for column in COLUMNS[name] if column not in table]
+    if missing:
+        raise ValueError(f"table {name}: the columns {missing} are missing; it has {list(table.columns)}")
+    order = COLUMNS[name] + [column for column in table if column not in COLUMNS[name]]
+    path = where / f"{name}.csv"
+    origin_file = where / "origins" / f"{name}.json"
+    remove(origin_file)  # whatever happens now, the new table is never taken for the old one's kin
+    write_whole(path, table[order].to_csv(index=False, float_format="%.8g"))
+    write_whole(origin_file, json.dumps(made_from) + "\n")
+    return path
+
+
+def _origin_in(path: Path) -> dict[str, str]:
+    """What a table was made from; nothing where the file is missing or damaged, so that the table is refused."""
+    try:
+        found = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def read_table(name: str, where: Path, made_from: dict[str, str] | None = None) -> pd.DataFrame:
+    """Read a table of this run. FileNotFoundError where no chapter wrote it yet.
+
+    With `made_from` (`origin`), a ValueError where the table is of another profile, other images or checkpoints.
+    """
+    path, beside = where / f"{name}.csv", where / "origins" / f"{name}.json"
+    if not path.exists():
+        raise FileNotFoundError(f"{path}: not there yet; run the chapter that writes {name!r} first")
+    if made_from is not None:
+        found = _origin_in(beside)
+        for key, expected in made_from.items():
+            if found.get(key) != expected:
+                raise ValueError(
+                    f"{path}: made from another {key} ({str(found.get(key))[:12]!r} instead of {expected[:12]!r}); "
+                    "run the chapter that writes it again, or choose another results folder"
+                )
+    return pd.read_csv(path)
+
+
+def git_commit() -> str:
+    """The commit of the code that runs, with `+` where it was changed since; `unknown` outside a repository."""
+    call = ["git", "-C", str(ROOT), "describe", "--always", "--dirty=+", "--abbrev=12", "--exclude=*"]
+    try:
+        return subprocess.run(call, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+
+
+def provenance() -> dict:
+    """What computed this: Python, packages, machine and commit."""
+    packages = {name: version(name) for name in PACKAGES}
+    return {"python": platform.python_version(), "machine": platform.machine(), "commit": git_commit()} | {
+        "packages": packages
+    }
+
+
+def record_run(where: Path, notebook: str, entry: dict, **run: object) -> None:
+    """Tell `run.json` how the tables beside it came to be: the run as a whole, and this notebook's own `entry`."""
+    path = where / "run.json"
+    known = json.loads(path.read_text()) if path.exists() else {}
+    entries = known.get("notebooks", {}) | {notebook: entry}
+    write_whole(path, json.dumps(known | run | {"notebooks": entries}, indent=2, default=str) + "\n")
+
+
+def read_run(where: Path) -> dict:
+    """What `run.json` says: the run as a whole, and under `notebooks` an entry a chapter; FileNotFoundError without one."""
+    path = where / "run.json"
+    if not path.exists():
+        raise FileNotFoundError(f"{path}: not there yet; `python -m mae_helpers.run` writes it")
+    return json.loads(path.read_text())
+
+
+def run_table(run: dict, without: str = "") -> pd.DataFrame:
+    """What each chapter of a run took, from `read_run`: chapter, seconds, peak_memory_mb, peak_gpu_memory_mb, seed."""
+    keys = ("seconds", "peak_memory_mb", "peak_gpu_memory_mb")
+    rows = [
+        {"chapter": name} | {key: entry.get(key) for key in keys} | {"seed": entry["parameters"].get("seed")}
+        for name, entry in sorted(run["notebooks"].items())
+        if name != without
+    ]
+    return pd.DataFrame(rows).dropna(axis="columns", how="all")
