@@ -6,7 +6,7 @@ import threading
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from io import BytesIO
 from pathlib import Path
 
@@ -81,7 +81,7 @@ def decoded(images: ImageSet, folder: Path, workers: int = 1) -> ImageSet:
     """
     if images.source is None or images.source.source in ("bundled", "digits"):
         return images
-    settings = {name: value for name, value in asdict(images.input).items() if name in ("size", "resize")}
+    settings = images.input.model_dump(include={"size", "resize"})
     key = json.dumps([images.state, settings, list(images.ids)])
     blocks = Blocks(images, folder / hashlib.sha256(key.encode()).hexdigest()[:16], workers)
     return replace(images, decoded=blocks.row)

@@ -9,7 +9,7 @@ import numpy as np
 from scipy.io import loadmat
 from timm.data import ImageNetInfo
 
-from mae_helpers.profile.kinds import shown
+from mae_helpers.profile.parameters import shown
 from mae_helpers.profile.settings import Images
 
 USUAL_NAMES = (

@@ -13,7 +13,7 @@ from PIL import Image
 from mae_helpers.images import labels as ground_truth
 from mae_helpers.images.labels import wordnet_ids
 from mae_helpers.images.pixels import SUFFIXES, ImageError, opened
-from mae_helpers.profile.kinds import shown
+from mae_helpers.profile.parameters import shown
 from mae_helpers.profile.settings import Images
 
 

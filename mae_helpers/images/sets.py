@@ -127,7 +127,9 @@ class ImageSet:
 
     def normalised_as(self, mean: Sequence[float] | None, std: Sequence[float] | None) -> "ImageSet":
         """The same images with another model's normalisation, or this very set where that is None."""
-        return self if mean is None else replace(self, input=replace(self.input, mean=list(mean), std=list(std)))
+        if mean is None:
+            return self
+        return replace(self, input=self.input.model_copy(update={"mean": list(mean), "std": list(std)}))
 
     def changed(self, change: Callable[[np.ndarray, str], np.ndarray]) -> "ImageSet":
         """The same images, their pixels (H, W, 3) in [0, 1] passed through `change(pixels, id)` as they are read.
@@ -214,7 +216,7 @@ def open_images(images: Images, settings: Input) -> ImageSet:
 
 def fingerprint(images: Images) -> str:
     """A digest of an image source: the bundled file's bytes; names, sizes and times of the files of wanted classes."""
-    digest = hashlib.sha256(repr(images).encode())
+    digest = hashlib.sha256(images.model_dump_json(exclude={"title"}).encode())
     if images.source == "bundled" and DEMO_FILE.exists():
         digest.update(DEMO_FILE.read_bytes())
     root = Path((images.folder or "").removeprefix("hf:"))
