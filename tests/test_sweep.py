@@ -18,9 +18,11 @@ from mae_helpers.encoder.weights import CheckpointError, load_model
 from mae_helpers.images.sets import open_images
 from mae_helpers.measures import robustness
 from mae_helpers.measures.robustness import cosine
-from mae_helpers.perturbations import levels as perturbations
+from mae_helpers.perturbations import blur as perturbations
+from mae_helpers.perturbations.blur import GaussianBlur, blur_levels
 from mae_helpers.perturbations.corruptions import Corruption
-from mae_helpers.perturbations.levels import Clean, GaussianBlur, Occlusion, Unchanged, blur_levels, occlusion_levels
+from mae_helpers.perturbations.levels import Clean, Unchanged
+from mae_helpers.perturbations.occlusion import Occlusion, occlusion_levels
 from mae_helpers.profile import files
 from mae_helpers.profile.machine import Compute
 from mae_helpers.profile.settings import load_profile
@@ -447,7 +449,7 @@ def test_other_settings_of_the_same_weights_are_computed_anew(chapter):
 
 def test_another_image_set_with_the_same_names_has_cells_of_its_own(chapter, tmp_path):
     images, levels = chapter.images(), {"clean": Clean()}
-    shutil.copytree(images.folder, tmp_path / "others")
+    shutil.copytree(images.source.folder, tmp_path / "others")
     for path in (tmp_path / "others").rglob("*.png"):
         Image.open(path).rotate(90).save(path)
     others = open_images(

@@ -94,7 +94,9 @@ class Decoded:
         except OSError as error:
             raise storage_error(error, self.path, record.nbytes) from error
         if not self._holds(number):
-            raise StorageError(f"{self.path}: what was written there reads otherwise; choose another folder (--results)")
+            raise StorageError(
+                f"{self.path}: what was written there reads otherwise; choose another folder (--results)"
+            )
 
 
 def decoded(images: ImageSet, folder: Path, workers: int = 1) -> ImageSet:

@@ -23,7 +23,18 @@ from mae_helpers.profile.settings import Images, Input, Profile
 
 DEMO_FILE = Path(__file__).parents[1] / "demo" / "fashion_mnist_500.npz"
 DEMO_SHA256 = "5d83645d798d263e8c599a66ecaabb42305a62d1c3e794a6800d125b8b1fa15b"
-DEMO_CLASSES = "T-shirt/top, Trouser, Pullover, Dress, Coat, Sandal, Shirt, Sneaker, Bag, Ankle boot".split(", ")
+DEMO_CLASSES = [
+    "T-shirt/top",
+    "Trouser",
+    "Pullover",
+    "Dress",
+    "Coat",
+    "Sandal",
+    "Shirt",
+    "Sneaker",
+    "Bag",
+    "Ankle boot",
+]
 AHEAD = 2  # batches that are read while the model is busy
 Change = Callable[[np.ndarray, str], np.ndarray]  # pixels (H, W, 3) in [0, 1] and the image's id -> pixels
 

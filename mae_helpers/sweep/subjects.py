@@ -131,7 +131,7 @@ def origin_of(
     profile: Profile, name: str, images: ImageSet, device: str, seed: int, compute: Compute, pixels: Path
 ) -> Origin:
     """Where a worker finds these images and this model; ValueError for images that come from no profile."""
-    if images.source is None or images.change is not None:
+    if images.source is None:
         raise ValueError(
             "a scheduler's workers open the images themselves, and these come from no profile, or were changed; use "
             "the chapter's own (`here.images()`), or leave `scheduler` out"
