@@ -68,7 +68,7 @@ def from_outputs(theirs: torch.nn.Module, images: ImageSet, batch: int) -> dict[
     grid = int(patches.num_patches**0.5)
     distances = patch_distances(grid, patches.image_size[0] // grid).to(device)
     parts = []
-    for _, pixels in images.batches(batch):
+    for _, _, pixels in images.batches(batch):
         hidden, maps = outputs(theirs, pixels.to(device))
         maps, hidden = torch.stack(maps, 1), torch.stack(hidden, 1)
         among = maps[..., 1:, 1:] / maps[..., 1:, 1:].sum(-1, keepdim=True)

@@ -36,7 +36,7 @@ def from_stored_maps(model: VisionTransformer, images: ImageSet) -> np.ndarray:
     """Attention distances from the maps of all images, kept first in one array, (images, layers, heads)."""
     layers, heads, length = len(model.blocks), model.blocks[0].attn.num_heads, 1 + model.patch_embed.num_patches
     maps = torch.empty(len(images), layers, heads, length, length)
-    for rows, batch in images.batches(BATCH):
+    for rows, _, batch in images.batches(BATCH):
         for state in walk(model, batch):
             maps[rows.start : rows.stop, state.layer - 1] = state.attention()
     distances = patch_distances(model.patch_embed.grid_size[0], model.patch_embed.patch_size[0])

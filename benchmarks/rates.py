@@ -29,7 +29,7 @@ def jpeg_images(count: int) -> ImageSet:
         Image.fromarray(photograph[top : top + 224, left : left + 224]).save(buffer, "jpeg", quality=85)
         files.append(buffer.getvalue())
     ids, labels = [f"{row:05d}" for row in range(count)], np.zeros(count, int)
-    return ImageSet(
+    return ImageSet.of_pictures(
         ids, labels, np.array(["one"] * count), lambda row: Image.open(BytesIO(files[row])), Input(size=224)
     )
 

@@ -63,7 +63,7 @@ def pair(
     device: torch.device, model: VisionTransformer, images: ImageSet, ratio: float = 0.0, batch: int = BATCH
 ) -> Pair:
     """One pass with everything and the bare one, on the same batches and, with `ratio`, the same masks."""
-    batches = [pixels.to(device) for _, pixels in images.batches(batch)]
+    batches = [pixels.to(device) for _, _, pixels in images.batches(batch)]
     masks = [None] * len(batches)
     if ratio:
         count, ids = model.patch_embed.num_patches, images.ids

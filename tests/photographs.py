@@ -129,7 +129,7 @@ def opened(
 ) -> ImageSet:
     """The image set of a folder: by default the paper's ten classes."""
     wanted = list(PAPER) if classes is None else classes
-    return open_images(Images(source, str(folder), wanted, **more), settings)
+    return open_images(Images(source=source, folder=str(folder), classes=wanted, **more), settings)
 
 
 def keys(images: ImageSet) -> list[str]:

@@ -9,15 +9,16 @@ from pathlib import Path
 import torch
 
 from mae_helpers.measures import robustness
-from mae_helpers.perturbations import levels as perturbations
+from mae_helpers.perturbations.blur import blur_levels
+from mae_helpers.perturbations.occlusion import Occlusion
 from mae_helpers.run import chapter
 from mae_helpers.sweep import sweep
 
 
 def levels():
     """Eleven of blur and nineteen of occlusion: sixty cells for two models."""
-    occluded = {f"{percent} %": perturbations.Occlusion(percent) for percent in range(5, 100, 5)}
-    return perturbations.blur_levels() | occluded
+    occluded = {f"{percent} %": Occlusion(percent) for percent in range(5, 100, 5)}
+    return blur_levels() | occluded
 
 
 def tables(profile: str | Path, folder: str | Path) -> None:

@@ -142,9 +142,7 @@ def test_every_page_says_whose_numbers_it_holds(pages, tiny_run):
 
 
 def test_a_banner_takes_a_profile_at_its_word(tiny_run):
-    from dataclasses import replace
-
-    line = book.banner(replace(tiny_run.profile, title="<i>A</i>", about="B & C"))
+    line = book.banner(tiny_run.profile.model_copy(update={"title": "<i>A</i>", "about": "B & C"}))
     assert line == "<strong>Profile &lt;i&gt;A&lt;/i&gt;:</strong> B &amp; C"
 
 

@@ -3,7 +3,6 @@
 import argparse
 import hashlib
 import os
-from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -47,8 +46,8 @@ def weights(tiny):
 
 def pointing_at(profile, path, **changes):
     """The profile with its pre-trained model read from `path`."""
-    model = replace(profile.models["mae_pretrained"], checkpoint=str(path), **changes)
-    return replace(profile, models=profile.models | {"mae_pretrained": model})
+    model = profile.models["mae_pretrained"].model_copy(update={"checkpoint": str(path)} | changes)
+    return profile.model_copy(update={"models": profile.models | {"mae_pretrained": model}})
 
 
 def error_of(profile, name="mae_pretrained"):

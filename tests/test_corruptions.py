@@ -150,7 +150,7 @@ def test_unknown_severity_is_named(severity):
 
 
 def test_too_small_an_image_is_an_error_that_says_what_to_do(tiny_images):
-    small = replace(tiny_images, input=replace(tiny_images.input, size=31))
+    small = replace(tiny_images, input=tiny_images.input.model_copy(update={"size": 31}))
     with pytest.raises(ImageError, match=r"input\.size is 31: .* at least 32 px; leave this chapter out"):
         Corruption("fog", 1).change(small, {})
 

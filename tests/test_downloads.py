@@ -3,7 +3,6 @@
 import hashlib
 import http.server
 import threading
-from dataclasses import replace
 from types import SimpleNamespace
 
 import huggingface_hub
@@ -139,8 +138,8 @@ def profile(tiny_profile, server, tmp_path, monkeypatch):
     server.content = path.read_bytes()
     digest = "sha256:" + hashlib.sha256(server.content).hexdigest()
     missing = str(tmp_path / "weights" / "weights.pth")
-    model = replace(tiny.models["mae_pretrained"], checkpoint=missing, url=server.url, hash=digest)
-    return replace(tiny, models={"mae_pretrained": model})
+    model = tiny.models["mae_pretrained"].model_copy(update={"checkpoint": missing, "url": server.url, "hash": digest})
+    return tiny.model_copy(update={"models": {"mae_pretrained": model}})
 
 
 def test_missing_weights_are_fetched_into_the_cache_and_verified(profile, server, tmp_path):
@@ -186,8 +185,10 @@ def test_timms_own_weights_come_from_the_hub_and_are_held_against_their_name(tmp
     tiny = load_profile(tiny_profile())
     vit = make_vit(0, num_classes=0)
     monkeypatch.setattr(checkpoints.timm, "create_model", lambda name, **_: vit)
-    model = replace(tiny.models["mae_pretrained"], checkpoint=None, model="vit_base_patch16_224.mae", arguments={})
-    profile = replace(tiny, models={"mae_pretrained": model})
+    model = tiny.models["mae_pretrained"].model_copy(
+        update={"checkpoint": None, "model": "vit_base_patch16_224.mae", "arguments": {}}
+    )
+    profile = tiny.model_copy(update={"models": {"mae_pretrained": model}})
     load_model(profile, "mae_pretrained")
     assert asked == [("timm/vit_base_patch16_224.mae", "model.safetensors")]
     stored.write_bytes(stored.read_bytes()[:-1] + b"!")

@@ -57,7 +57,7 @@ def images(flat):
 
 
 def source(folder, **more):
-    return Images("folders", str(folder), **more)
+    return Images(source="folders", folder=str(folder), **more)
 
 
 def files_pixels(images, root, corruption, severity):

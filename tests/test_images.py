@@ -95,7 +95,7 @@ def test_digits_are_the_demos_second_images():
 
 
 def test_all_digits_are_there():
-    assert len(open_images(Images("digits"), SETTINGS)) == 1797
+    assert len(open_images(Images(source="digits"), SETTINGS)) == 1797
 
 
 def test_no_second_images_is_none(tiny_profile):
@@ -103,7 +103,7 @@ def test_no_second_images_is_none(tiny_profile):
 
 
 def test_folders_are_walked_in_sorted_order(tmp_path):
-    found = open_images(Images("folders", write_folders(tmp_path)), SETTINGS)
+    found = open_images(Images(source="folders", folder=write_folders(tmp_path)), SETTINGS)
     assert [name.split("/")[-2:] for name in found.ids] == [
         [kind, f"{number}.png"] for kind in ("cat", "dog") for number in range(3)
     ]
@@ -115,7 +115,7 @@ def test_folders_are_walked_in_sorted_order(tmp_path):
 
 def test_folders_take_the_same_number_of_each_wanted_class(tmp_path):
     folder = write_folders(tmp_path, ("ant", "cat", "dog"))
-    found = open_images(Images("folders", folder, ["dog", "cat"], count=4), SETTINGS)
+    found = open_images(Images(source="folders", folder=folder, classes=["dog", "cat"], count=4), SETTINGS)
     assert found.classes.tolist() == ["dog", "dog", "cat", "cat"]
     assert found.labels.tolist() == [2, 2, 1, 1], "the position among all folders, wanted or not"
 
@@ -123,31 +123,31 @@ def test_folders_take_the_same_number_of_each_wanted_class(tmp_path):
 def test_files_that_are_no_images_are_passed_over(tmp_path):
     folder = write_folders(tmp_path)
     (tmp_path / "cat" / "notes.txt").write_text("not an image")
-    assert len(open_images(Images("folders", folder), SETTINGS)) == 6
+    assert len(open_images(Images(source="folders", folder=folder), SETTINGS)) == 6
 
 
 def test_missing_folder_is_named(tmp_path):
     for source in ("folders", "flat"):
         with pytest.raises(ImageError, match=r"nowhere: no such folder"):
-            open_images(Images(source, str(tmp_path / "nowhere")), SETTINGS)
+            open_images(Images(source=source, folder=str(tmp_path / "nowhere")), SETTINGS)
 
 
 def test_missing_class_is_named(tmp_path):
     folder = write_folders(tmp_path)
     with pytest.raises(ImageError, match=r"no folder for the classes \['cow'\]; it holds \['cat', 'dog'\]"):
-        open_images(Images("folders", folder, ["cat", "cow"]), SETTINGS)
+        open_images(Images(source="folders", folder=folder, classes=["cat", "cow"]), SETTINGS)
 
 
 def test_class_with_too_few_images_is_named(tmp_path):
     folder = write_folders(tmp_path)
     with pytest.raises(ImageError, match=r"cat: 3 images, 5 were asked for"):
-        open_images(Images("folders", folder, count=10), SETTINGS)
+        open_images(Images(source="folders", folder=folder, count=10), SETTINGS)
 
 
 def test_a_count_that_the_classes_cannot_share_is_an_error(tmp_path):
     folder = write_folders(tmp_path)
     with pytest.raises(ImageError, match=r"count 5 cannot be shared evenly by 2 classes"):
-        open_images(Images("folders", folder, count=5), SETTINGS)
+        open_images(Images(source="folders", folder=folder, count=5), SETTINGS)
 
 
 @pytest.mark.parametrize("source", ["flat", "digits"])
@@ -155,12 +155,12 @@ def test_too_few_images_in_all_are_an_error(tmp_path, source):
     write_folders(tmp_path, ("cat",))
     folder = str(tmp_path / "cat") if source == "flat" else None
     with pytest.raises(ImageError, match=r"images, 5000 were asked for; lower `count`"):
-        open_images(Images(source, folder, count=5000), SETTINGS)
+        open_images(Images(source=source, folder=folder, count=5000), SETTINGS)
 
 
 def test_flat_folder_has_no_labels(tmp_path):
     write_folders(tmp_path, ("cat",))
-    found = open_images(Images("flat", str(tmp_path / "cat"), count=2), SETTINGS)
+    found = open_images(Images(source="flat", folder=str(tmp_path / "cat"), count=2), SETTINGS)
     assert [name[-5:] for name in found.ids] == ["0.png", "1.png"]
     assert found.labels.tolist() == [-1, -1]
 
@@ -173,7 +173,7 @@ def test_unreadable_file_is_an_error_with_its_path(tmp_path, name):
         path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     else:
         path.write_text("" if name == "empty.png" else "this is no image")
-    found = open_images(Images("flat", str(tmp_path)), SETTINGS)
+    found = open_images(Images(source="flat", folder=str(tmp_path)), SETTINGS)
     with pytest.raises(ImageError, match=rf"{name}: not a readable image .*; replace or remove"):
         found.tensor([0])
 
@@ -181,7 +181,7 @@ def test_unreadable_file_is_an_error_with_its_path(tmp_path, name):
 def test_grey_and_cmyk_files_become_rgb(tmp_path):
     Image.fromarray(noise(16, 16)).save(tmp_path / "a.png")
     Image.new("CMYK", (16, 16), (0, 255, 255, 0)).save(tmp_path / "b.jpg")
-    found = open_images(Images("flat", str(tmp_path)), SETTINGS)
+    found = open_images(Images(source="flat", folder=str(tmp_path)), SETTINGS)
     grey, red = (np.asarray(found.image(row)) for row in range(2))
     assert np.array_equal(grey, np.repeat(noise(16, 16)[..., None], 3, axis=-1))
     assert red.shape == (16, 16, 3)
@@ -197,9 +197,9 @@ def test_a_wordnet_id_finds_its_index_by_table(position):
 
 def test_folders_of_wordnet_ids_get_the_papers_indices_wherever_they_stand(tmp_path):
     folder = write_folders(tmp_path, tuple(WORDNET), each=1)
-    found = open_images(Images("folders", folder, list(WORDNET)), SETTINGS)
+    found = open_images(Images(source="folders", folder=folder, classes=list(WORDNET)), SETTINGS)
     assert found.labels.tolist() == list(WORDNET.values())
-    one = open_images(Images("folders", folder, ["n04065272"]), SETTINGS)
+    one = open_images(Images(source="folders", folder=folder, classes=["n04065272"]), SETTINGS)
     assert one.labels.tolist() == [757]
 
 
@@ -237,7 +237,7 @@ def test_crop_agrees_with_torchvision_as_mae_is_evaluated(width, height):
 
 def test_normalisation_by_hand(tmp_path):
     Image.new("RGB", (16, 16), (255, 51, 0)).save(tmp_path / "a.png")
-    found = open_images(Images("flat", str(tmp_path)), SETTINGS).tensor([0])
+    found = open_images(Images(source="flat", folder=str(tmp_path)), SETTINGS).tensor([0])
     expected = torch.tensor([(1 - 0.5) / 0.5, (0.2 - 0.4) / 0.25, (0 - 0.3) / 0.2])
     torch.testing.assert_close(found, expected.reshape(1, 3, 1, 1).expand(1, 3, 16, 16))
 
@@ -381,7 +381,7 @@ def test_a_new_change_is_not_hidden_by_what_was_held(tiny_images):
 
 
 def test_fingerprint_follows_a_folders_files(tmp_path):
-    images = Images("folders", write_folders(tmp_path))
+    images = Images(source="folders", folder=write_folders(tmp_path))
     file = tmp_path / "cat" / "1.png"
     seen = [fingerprint(images)]
     assert fingerprint(images) == seen[0]
@@ -403,12 +403,16 @@ def test_fingerprint_follows_a_folders_files(tmp_path):
 
 def test_fingerprint_follows_the_profiles_choice(tmp_path):
     folder = write_folders(tmp_path)
-    chosen = [Images("folders", folder), Images("folders", folder, ["cat"]), Images("folders", folder, count=2)]
-    assert len({fingerprint(images) for images in [*chosen, Images("digits"), Images("bundled")]}) == 5
+    chosen = [
+        Images(source="folders", folder=folder),
+        Images(source="folders", folder=folder, classes=["cat"]),
+        Images(source="folders", folder=folder, count=2),
+    ]
+    assert len({fingerprint(images) for images in [*chosen, Images(source="digits"), Images(source="bundled")]}) == 5
 
 
 def test_fingerprint_follows_the_bundled_file(tmp_path, monkeypatch):
-    images = Images("bundled", None, list(CLASSES))
+    images = Images(source="bundled", folder=None, classes=list(CLASSES))
     before = fingerprint(images)
     monkeypatch.setattr(module, "DEMO_FILE", tmp_path / "other.npz")
     (tmp_path / "other.npz").write_bytes(b"other images")

@@ -4,7 +4,6 @@ import re
 import shutil
 import subprocess
 import sys
-from dataclasses import replace
 
 import nbformat
 import pytest
@@ -89,6 +88,6 @@ def test_pages_of_notebooks_get_buttons(launched, tiny_run, tmp_path):
 
 
 def test_without_an_address_there_is_no_button(tiny_run, tmp_path):
-    settings = yaml.safe_load(book.sources(replace(tiny_run.profile), tmp_path, tmp_path)[book.Path("_config.yml")])
+    settings = yaml.safe_load(book.sources(tiny_run.profile, tmp_path, tmp_path)[book.Path("_config.yml")])
     assert settings["repository"]["url"] == ""
     assert "launch_buttons" not in settings

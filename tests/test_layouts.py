@@ -377,7 +377,7 @@ def one_image(image, root, name, **save):
     """An image written to a class folder and opened again at its own size: its pixels as bytes (H, W, 3)."""
     (root / DOG).mkdir(exist_ok=True)
     image.save(root / DOG / name, **save)
-    found = open_images(Images("folders", str(root), [DOG]), Input(size=image.width))
+    found = open_images(Images(source="folders", folder=str(root), classes=[DOG]), Input(size=image.width))
     assert len(found) == 1
     assert found.image(0).mode == "RGB"
     return np.asarray(found.image(0)).astype(int)

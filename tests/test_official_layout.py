@@ -8,7 +8,7 @@ import os
 import shlex
 from argparse import Namespace
 from collections import OrderedDict
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import pairwise
 from types import SimpleNamespace
 
@@ -283,9 +283,9 @@ def test_logits_and_classes_of_the_fine_tuned_layout(profile, path, ratio):
 def paper_model(name, weights, tmp_path):
     """The paper profile's own model `name`, reading these weights."""
     paper, path = load_profile("paper"), save(weights, tmp_path / "base.pth")
-    model = replace(paper.models[name], checkpoint=str(path), hash=None)
+    model = paper.models[name].model_copy(update={"checkpoint": str(path), "hash": None})
     try:
-        return load_model(replace(paper, models={name: model}), name)
+        return load_model(paper.model_copy(update={"models": {name: model}}), name)
     finally:
         path.unlink()  # hundreds of megabytes, which pytest would keep
 
@@ -354,8 +354,8 @@ def test_one_layout_is_not_taken_for_the_other(profile, path, layout, name, word
 
 def test_a_hash_given_by_its_first_six_digits_tells_two_files_apart(profile, path):
     save(drawn(pretraining(SMALL)), path)
-    model = replace(profile.models["mae_pretrained"], hash=f"md5:{file_hash(path, 'md5')[:6]}")
-    profile = replace(profile, models={"mae_pretrained": model})
+    model = profile.models["mae_pretrained"].model_copy(update={"hash": f"md5:{file_hash(path, 'md5')[:6]}"})
+    profile = profile.model_copy(update={"models": {"mae_pretrained": model}})
     load_model(profile, "mae_pretrained")
     save(drawn(pretraining(SMALL), seed=1), path)
     message = refusal(profile, "mae_pretrained")

@@ -3,7 +3,6 @@
 import json
 import os
 import shutil
-from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -147,7 +146,7 @@ def test_a_chapter_reads_what_another_wrote_until_the_data_change(tiny_profile, 
     opened(profile, tmp_path / "tables").save(table(), NAME)
     assert len(opened(profile, tmp_path / "tables").read(NAME)) == 2
     with pytest.raises(ValueError, match="made from another profile"):
-        opened(replace(profile, name="other"), tmp_path / "tables").read(NAME)
+        opened(profile.model_copy(update={"name": "other"}), tmp_path / "tables").read(NAME)
     shutil.copy(tmp_path / "images" / "cat" / "000.png", tmp_path / "images" / "cat" / "another.png")
     with pytest.raises(ValueError, match=f"{NAME}.csv: made from another data"):
         opened(profile, tmp_path / "tables").read(NAME)
@@ -166,7 +165,7 @@ def test_data_fingerprint_follows_a_users_images(tiny_profile, tmp_path):
         image = next(iter(sorted((tmp_path / "images" / name).iterdir())))
         shutil.copy(image, image.with_name("another.png"))
         found.append(results.data_fingerprint(profile))
-    found.append(results.data_fingerprint(replace(profile, second_images=None)))
+    found.append(results.data_fingerprint(profile.model_copy(update={"second_images": None})))
     assert len(set(found)) == 4
 
 

@@ -18,9 +18,11 @@ from mae_helpers.encoder.weights import CheckpointError, load_model
 from mae_helpers.images.sets import open_images
 from mae_helpers.measures import robustness
 from mae_helpers.measures.robustness import cosine
-from mae_helpers.perturbations import levels as perturbations
+from mae_helpers.perturbations import blur as perturbations
+from mae_helpers.perturbations.blur import GaussianBlur, blur_levels
 from mae_helpers.perturbations.corruptions import Corruption
-from mae_helpers.perturbations.levels import Clean, GaussianBlur, Occlusion, Unchanged, blur_levels, occlusion_levels
+from mae_helpers.perturbations.levels import Clean, Unchanged
+from mae_helpers.perturbations.occlusion import Occlusion, occlusion_levels
 from mae_helpers.profile import files
 from mae_helpers.profile.machine import Compute
 from mae_helpers.profile.settings import load_profile
@@ -317,7 +319,7 @@ def test_every_model_image_and_setting_has_a_key_of_its_own(mae):
         replace(mae, images=replace(images, ids=[f"{name}x" for name in images.ids])),
         replace(mae, images=images.normalised_as([0.5, 0.4, 0.3], [0.3, 0.25, 0.25])),
         replace(mae, images=images.normalised_as([0.5, 0.4, 0.4], [0.3, 0.25, 0.2])),
-        replace(mae, images=replace(images, input=replace(images.input, resize="crop"))),
+        replace(mae, images=replace(images, input=images.input.model_copy(update={"resize": "crop"}))),
     ]
     keys = [sweep.cell_key(one, setting) for one in subjects for setting in settings]
     assert len(set(keys)) == len(subjects) * len(settings)
@@ -378,8 +380,8 @@ def chapter(tiny_profile, tmp_path):
 def afresh(chapter, **models):
     """The chapter opened anew, with some entries of its models changed."""
     known = chapter.profile.models
-    changed = {name: replace(known[name], **entries) for name, entries in models.items()}
-    return replace(chapter, profile=replace(chapter.profile, models=known | changed), opened={})
+    changed = {name: known[name].model_copy(update=entries) for name, entries in models.items()}
+    return replace(chapter, profile=chapter.profile.model_copy(update={"models": known | changed}), opened={})
 
 
 TWO = ["mae_finetuned", "vit_supervised"]
@@ -447,10 +449,12 @@ def test_other_settings_of_the_same_weights_are_computed_anew(chapter):
 
 def test_another_image_set_with_the_same_names_has_cells_of_its_own(chapter, tmp_path):
     images, levels = chapter.images(), {"clean": Clean()}
-    shutil.copytree(images.folder, tmp_path / "others")
+    shutil.copytree(images.source.folder, tmp_path / "others")
     for path in (tmp_path / "others").rglob("*.png"):
         Image.open(path).rotate(90).save(path)
-    others = open_images(replace(chapter.profile.images, folder=str(tmp_path / "others")), chapter.profile.input)
+    others = open_images(
+        chapter.profile.images.model_copy(update={"folder": str(tmp_path / "others")}), chapter.profile.input
+    )
     assert list(others.ids) == list(images.ids)
     first, second = (
         chapter.sweep(dict.fromkeys(["mae_finetuned"], one), levels, "embedding") for one in (images, others)

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from mae_helpers.profile.kinds import shown
+from mae_helpers.profile.parameters import shown
 
 UNPACKED = 10  # times its size on the disk: how much a file may unpack to
 

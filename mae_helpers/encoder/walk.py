@@ -235,8 +235,8 @@ def one_pass(
         size, told = compute.size_on(device), {name: statistic.fresh() for name, statistic in statistics.items()}
         try:
             batches = images.batches(size, compute.workers)
-            for rows, batch in progress(batches, label, -(-len(images) // size)):
-                visible = visible_patches([images.ids[row] for row in rows], patches, ratio, seed, draw)
+            for rows, ids, batch in progress(batches, label, -(-len(images) // size)):
+                visible = visible_patches(ids, patches, ratio, seed, draw)
                 visible = None if visible is None else visible.to(device)
                 for state in walk(model, batch.to(device), visible, compute.precision):
                     for statistic in told.values():

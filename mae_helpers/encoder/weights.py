@@ -13,23 +13,11 @@ from torch import nn
 from mae_helpers.demo import WEIGHTS
 from mae_helpers.encoder.downloads import DownloadError, cache_folder, download, from_hub, timm_settings
 from mae_helpers.encoder.reading import CheckpointError, load_strictly, read_weights
-from mae_helpers.profile.kinds import shown
+from mae_helpers.profile.machine import pick_device  # noqa: F401 - callers take it from here
+from mae_helpers.profile.parameters import shown
 from mae_helpers.profile.settings import Model, Profile
 
 DECODER_KEYS = ("mask_token", "decoder_")  # what the official pre-training checkpoint holds beside the encoder
-
-
-def pick_device(name: str = "auto") -> torch.device:
-    """The device to compute on: `auto` takes a GPU where there is one; an absent device is a ValueError."""
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if not re.fullmatch(r"cpu|cuda(:\d{1,3})?", str(name)):
-        raise ValueError(f"device {shown(name)}: use auto, cpu, cuda or cuda:N")
-    device = torch.device(name)
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        found = torch.cuda.device_count()
-        raise ValueError(f"device {name!r}: PyTorch sees {found} CUDA devices here; use --device cpu or auto")
-    return device
 
 
 def checkpoint_path(model: Model) -> Path:

@@ -1,18 +1,33 @@
-"""How a pass is computed: number format, images at a time, compiled or not, and threads that read images ahead."""
+"""The machine: its devices, and how a pass is computed on one: number format, images at a time, threads that read."""
 
 import ctypes
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
+from typing import get_args
 
 import torch
-from timm.models.vision_transformer import VisionTransformer
+from torch import nn
 
-from mae_helpers.profile.checks import PRECISIONS
-from mae_helpers.profile.settings import Computing
+from mae_helpers.profile.parameters import shown
+from mae_helpers.profile.settings import Computing, Precision
 
 FIRST_BATCH = {"cuda": 256, "cpu": 8}  # on a CPU, so that a layer fits its caches
+
+
+def pick_device(name: str = "auto") -> torch.device:
+    """The device to compute on: `auto` takes a GPU where there is one; an absent device is a ValueError."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if not re.fullmatch(r"cpu|cuda(:\d{1,3})?", str(name)):
+        raise ValueError(f"device {shown(name)}: use auto, cpu, cuda or cuda:N")
+    device = torch.device(name)
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        found = torch.cuda.device_count()
+        raise ValueError(f"device {name!r}: PyTorch sees {found} CUDA devices here; use --device cpu or auto")
+    return device
 
 
 @dataclass
@@ -29,8 +44,8 @@ class Compute:
     workers: int = 1
 
     def __post_init__(self) -> None:
-        if self.precision not in PRECISIONS:
-            raise ValueError(f"precision {self.precision!r}: use one of {', '.join(PRECISIONS)}")
+        if self.precision not in get_args(Precision):
+            raise ValueError(f"precision {shown(self.precision)}: use one of {', '.join(get_args(Precision))}")
         for name, value in (("batch_size", self.batch_size), ("workers", self.workers)):
             if value is not None and (not isinstance(value, int) or value < 1):
                 raise ValueError(f"{name} {value!r}: use a whole number above 0")
@@ -59,9 +74,8 @@ def computing_of(settings: Computing, precision: str | None = None) -> Compute:
 
 def is_out_of_memory(error: Exception) -> bool:
     """Whether a pass failed for want of memory, of a GPU or of the machine (PyTorch has no kind of its own for that)."""
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "DefaultCPUAllocator: can't allocate" in str(
-        error
-    )
+    of_the_cpu = "DefaultCPUAllocator: can't allocate" in str(error)
+    return of_the_cpu or isinstance(error, torch.OutOfMemoryError | MemoryError)
 
 
 @contextmanager
@@ -97,7 +111,7 @@ def keep_freed_memory() -> None:
     mallopt(mmap_threshold, 2**30)
 
 
-def compile_blocks(model: VisionTransformer, backend: str = "inductor") -> VisionTransformer:
+def compile_blocks(model: nn.Module, backend: str = "inductor") -> nn.Module:
     """Compile what lies between the places where a block is read: its norms and its MLP, two thirds of the work."""
     for block in model.blocks:
         for part in (block.norm1, block.norm2, block.mlp):

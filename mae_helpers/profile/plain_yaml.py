@@ -8,43 +8,37 @@ LARGEST = 20_000  # values of one document, aliases counted as often as they are
 
 
 class _Loader(yaml.SafeLoader):
-    """PyYAML's safe loader behind a look at the document before any value is made of it."""
+    """PyYAML's safe loader, which looks at each node of the document before any value is made of it."""
 
-    def get_single_data(self) -> object:
-        node = self.get_single_node()
-        if node is None:
-            return None
-        _values_in(node, {})
-        return self.construct_document(node)
+    def compose_node(self, parent: yaml.Node, index: object) -> yaml.Node:
+        again = self.check_event(yaml.AliasEvent)
+        node = super().compose_node(parent, index)
+        if again and not hasattr(node, "size"):
+            raise _refused(node, "it holds itself through an alias")
+        if not again:
+            node.size = 1 + sum(part.size for part in _parts(node))
+        if node.size > LARGEST:
+            raise _refused(node, f"more than {LARGEST} values, aliases written out")
+        return node
+
+
+def _parts(node: yaml.Node) -> list[yaml.Node]:
+    """What a node holds; YAMLError where it is a text or a mapping that is refused."""
+    if isinstance(node, yaml.SequenceNode):
+        return node.value
+    if isinstance(node, yaml.MappingNode):
+        keys = Counter((key.tag, key.value) for key, _ in node.value if isinstance(key, yaml.ScalarNode))
+        for (_, key), times in keys.items():
+            if times > 1:
+                raise _refused(node, f"the key {key[:40]!r} stands twice in one mapping")
+        return [part for pair in node.value for part in pair]
+    if any(character == "\0" or "\ud800" <= character <= "\udfff" for character in node.value):
+        raise _refused(node, "a character that no file name and no page can hold (NUL, or half of a pair)")
+    return []
 
 
 def _refused(node: yaml.Node, why: str) -> yaml.YAMLError:
-    return yaml.constructor.ConstructorError(None, None, why, node.start_mark)
-
-
-def _values_in(node: yaml.Node, known: dict[int, int | None]) -> int:
-    """How many values a node stands for with its aliases written out; YAMLError where that or a key is refused."""
-    if id(node) in known:
-        if known[id(node)] is None:
-            raise _refused(node, "it holds itself through an alias")
-        return known[id(node)]
-    known[id(node)] = None
-    if isinstance(node, yaml.ScalarNode):
-        if any(character == "\0" or "\ud800" <= character <= "\udfff" for character in node.value):
-            raise _refused(node, "a character that no file name and no page can hold (NUL, or half of a pair)")
-        parts = []
-    elif isinstance(node, yaml.MappingNode):
-        keys = Counter((key.tag, key.value) for key, _ in node.value if isinstance(key, yaml.ScalarNode))
-        twice = [key for (_, key), times in keys.items() if times > 1]
-        if twice:
-            raise _refused(node, f"the key {twice[0][:40]!r} stands twice in one mapping")
-        parts = [part for pair in node.value for part in pair]
-    else:
-        parts = node.value
-    known[id(node)] = found = 1 + sum(_values_in(part, known) for part in parts)
-    if found > LARGEST:
-        raise _refused(node, f"more than {LARGEST} values, aliases written out")
-    return found
+    return yaml.MarkedYAMLError(problem=why, problem_mark=node.start_mark)
 
 
 def read(text: str | bytes) -> object:

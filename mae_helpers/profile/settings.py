@@ -3,99 +3,238 @@
 import difflib
 import os
 import re
-from dataclasses import dataclass, field
+from collections.abc import Callable, Hashable
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Annotated, Any, Literal
 
 import yaml
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
+from pydantic_core import PydanticCustomError
 
-from mae_helpers.profile import checks as profile_checks
 from mae_helpers.profile import plain_yaml
-from mae_helpers.profile.kinds import fits, shown, words
+from mae_helpers.profile.parameters import TEXT, shown
 
 BUNDLED = Path(__file__).parent
 ROOT = BUNDLED.parents[1]
-LONGEST = 2000  # characters of a setting; a path has fewer
 VARIABLE = re.compile(r"\$\{(\w+)(?::-([^}]*))?\}")  # ${NAME} or ${NAME:-default}, as in a shell
+LONGEST = 2000  # characters of a setting; a path has fewer
+LARGEST_SIDE = 4096  # pixels of a model's input
+LARGEST_SIZE = 65_536  # of any number among a model's arguments; and of the weights they ask for:
+LARGEST_MODEL = 30_000_000_000  # numbers, more than the largest Vision Transformer has
+DEEPEST = 1000  # blocks
+OUTSIDE = re.compile(r"pretrained.*|checkpoint.*|cache_dir|scriptable|exportable")  # what timm would fetch or load
+REMEDIES = {  # by pydantic's type of error; for any other, what pydantic itself says
+    "int_type": "a whole number",
+    "float_type": "a number",
+    "bool_type": "true or false",
+    "string_type": TEXT,
+    "list_type": "a list",
+    "dict_type": "a mapping of settings, with names for keys",
+    "model_type": "a mapping of settings, with names for keys",
+    "is_instance_of": "null",
+}
 
 
 class ProfileError(ValueError):
-    """A profile that cannot be used: the message names the file, the value and the remedy."""
+    """A profile that cannot be used: the message names the file, the entry, its value and the remedy."""
 
 
-@dataclass(frozen=True)
-class Images:
-    """Where an image set comes from: `source` is one of `profile_checks.SOURCES`, `folder` its place, `labels` a ground-truth file.
+def _if(fits: Callable[[Any], object], remedy: str) -> AfterValidator:
+    """Refuse a value that does not fit."""
+
+    def check(value: Any) -> Any:
+        if not fits(value):
+            raise ValueError(f"is {shown(value)}; {remedy}")
+        return value
+
+    return AfterValidator(check)
+
+
+def _names(value: Any, info: ValidationInfo) -> Any:
+    """Names of classes, each once; or `all`, for whoever takes that."""
+    if value == "all":
+        return value
+    if not isinstance(value, list) or not all(isinstance(name, str) for name in value):
+        all_of_them = ", or all" if info.field_name == "classes" else ""
+        raise ValueError(f"is {shown(value)}; use a list of names (in quotes where YAML sees a number){all_of_them}")
+    again = sorted({name for name in value if value.count(name) > 1})
+    if again:
+        raise ValueError(f"has {shown(again)} twice; name each class once")
+    return value
+
+
+def _buildable(arguments: dict[str, Any]) -> dict[str, Any]:
+    """Arguments of a model that fetch and load nothing, and ask for no size beyond all reason."""
+    for name, value in arguments.items():
+        limit = DEEPEST if name == "depth" else LARGEST_SIZE
+        numbers = [one for one in (value if isinstance(value, list) else [value]) if isinstance(one, int | float)]
+        if OUTSIDE.fullmatch(name):
+            raise ValueError(f"has {shown(name)}; weights come from `checkpoint` or `url` alone; leave it out")
+        if not all(0 <= one <= limit for one in numbers):  # nor is it true of NaN
+            raise ValueError(f"has {shown(name)}, which is {shown(value)}; use numbers from 0 to {limit}")
+    width, depth = arguments.get("embed_dim", 768), arguments.get("depth", 12)
+    if type(width) is type(depth) is int and 12 * depth * width**2 > LARGEST_MODEL:
+        raise ValueError(f"has depth {depth} at embed_dim {width}, larger than any model that there is; lower them")
+    return arguments
+
+
+def _names_a_folder(name: str) -> bool:
+    return name.strip(" .") != "" and name.isprintable() and not set(name) & set("/\\") and len(name.encode()) <= 100
+
+
+Precision = Literal["float32", "tf32", "bf16"]  # see machine.Compute
+Count = Annotated[int, _if(lambda count: count > 0, "use a whole number above 0, or leave it out")]
+Side = Annotated[
+    int, _if(lambda side: 0 < side <= LARGEST_SIDE, f"use a whole number of pixels from 1 to {LARGEST_SIDE}")
+]
+Channels = Annotated[
+    list[float],
+    _if(lambda values: len(values) == 3 and max(map(abs, values)) < 1e30, "use three numbers, one a channel"),
+]
+Deviations = Annotated[Channels, _if(lambda values: min(values) > 0, "use numbers above 0")]
+FolderName = Annotated[
+    str, _if(_names_a_folder, "folders are called by it, so use up to 100 printable characters without / and \\")
+]
+FileName = Annotated[
+    str, _if(re.compile(r"(?!bundled:(.*[/\\]|\.*$))[\s\S]*").fullmatch, "behind `bundled:` stands a file's name alone")
+]
+TimmName = Annotated[
+    str, _if(re.compile(r"[\w.]+").fullmatch, "use a name of timm's, such as vit_base_patch16_224.mae")
+]
+Address = Annotated[
+    str,
+    _if(
+        re.compile(r"https?://[^\s/]+/(\S*/)?[^\s/?#]*[^\s/?#.]").fullmatch,
+        "use an address that begins with http and ends in the file's name",
+    ),
+]
+
+
+class _Settings(BaseModel):
+    """Part of a profile: strict, frozen, each unknown entry refused; equal ones hash alike."""
+
+    model_config = ConfigDict(
+        strict=True, frozen=True, extra="forbid", allow_inf_nan=False, str_max_length=LONGEST, ser_json_bytes="base64"
+    )
+
+    def __hash__(self) -> int:
+        return hash(tuple(value for _, value in self if isinstance(value, Hashable)))
+
+    @model_validator(mode="before")
+    @classmethod
+    def _known(cls, values: Any, info: ValidationInfo) -> Any:
+        for key in values if isinstance(values, dict) else ():
+            if key not in cls.model_fields:
+                close = difflib.get_close_matches(str(key)[:80], cls.model_fields, n=1)
+                hint = f"did you mean {close[0]!r}?" if close else f"use some of {', '.join(cls.model_fields)}"
+                raise ValueError(f"has an unknown setting {shown(key)}; {hint}")
+        return values if info.context is None or not isinstance(values, dict) else _located(values, info.context)
+
+
+class Images(_Settings):
+    """Where an image set comes from: the layout `source`, its place `folder`, `labels` a ground-truth file.
 
     `classes` are those to take, all where it is empty or `all`; `count` images in all, the same number of each class.
     A set that is `optional` may be missing: what needs it is then left out, unless an environment variable names it.
     """
 
-    source: str
-    folder: str | None = None
-    classes: list[str] | str = field(default_factory=list)
-    count: int | None = None
+    source: Literal["auto", "bundled", "digits", "folders", "flat", "tar", "hf"]  # see images.layouts
+    folder: str | None = Field(None, validate_default=True)
+    classes: Annotated[list[str] | Literal["all"], BeforeValidator(_names)] = []
+    count: Count | None = None
     title: str = ""
     labels: str | None = None
     split: str = "validation"  # of a Hugging Face dataset
     optional: bool = False
 
+    @field_validator("folder")
+    @classmethod
+    def _there(cls, folder: str | None, info: ValidationInfo) -> str | None:
+        if not folder and info.data.get("source") not in ("bundled", "digits"):
+            raise PydanticCustomError("missing", "")
+        return folder
 
-@dataclass(frozen=True)
-class Input:
+
+class Input(_Settings):
     """How an image becomes the model's input: side in pixels, `squash` or `crop`, normalisation a channel."""
 
-    size: int
-    resize: str = "squash"
-    mean: list[float] = field(default_factory=lambda: [0.485, 0.456, 0.406])
-    std: list[float] = field(default_factory=lambda: [0.229, 0.224, 0.225])
+    size: Side
+    resize: Literal["squash", "crop"] = "squash"
+    mean: Channels = [0.485, 0.456, 0.406]
+    std: Deviations = [0.229, 0.224, 0.225]
 
 
-@dataclass(frozen=True)
-class Model:
+class Model(_Settings):
     """A Vision Transformer and its weights: architecture, where the file lies or comes from, and its normalisation.
 
     `model` is the name of one in timm, `arguments` are passed to it, or to `VisionTransformer` where no name is given.
     The weights are the file `checkpoint`; where that is missing, what `url` leads to, or timm's own of that name.
     """
 
-    checkpoint: str | None = None
-    model: str | None = None
-    arguments: dict[str, Any] = field(default_factory=dict)
-    url: str | None = None
+    checkpoint: FileName | None = None
+    model: TimmName | None = None
+    arguments: Annotated[dict[str, Any], AfterValidator(_buildable)] = {}
+    url: Address | None = None
     hash: str | None = None  # "md5:..." or "sha256:...", or the beginning of one
-    mean: list[float] | None = None
-    std: list[float] | None = None
+    mean: Channels | None = None
+    std: Deviations | None = None
+
+    @model_validator(mode="after")
+    def _named(self) -> "Model":
+        if not self.checkpoint and not self.model:
+            raise ValueError("has neither `checkpoint` nor `model`; give one of them")
+        return self
 
 
-@dataclass(frozen=True)
-class Computing:
-    """How passes are computed: see `compute.Compute`, which says what each setting means."""
+class Computing(_Settings):
+    """How passes are computed: see `machine.Compute`, which says what each setting means."""
 
-    precision: str = "float32"
+    precision: Precision = "float32"
     compile: bool = False
-    batch_size: int | None = None
-    workers: int | None = None
+    batch_size: Count | None = None
+    workers: Count | None = None
 
 
-@dataclass(frozen=True)
-class Profile:
+class Profile(_Settings):
     """Everything that differs between a run on the demo, on the paper's data, or on a user's own."""
 
-    name: str
+    name: FolderName
     images: Images
     input: Input
     models: dict[str, Model]
     title: str = ""
     about: str = ""
-    three_classes: list[str] = field(default_factory=list)
+    three_classes: Annotated[list[str], BeforeValidator(_names)] = []
     second_images: Images | None = None
     imagenet_c: Images | None = None  # the published files of ImageNet-C, for the same images as `images`
-    shifted_images: dict[str, Images] = field(default_factory=dict)  # ImageNet-R, ImageNet-A, by name
-    compute: Computing = field(default_factory=Computing)
+    shifted_images: dict[str, Images] = {}  # ImageNet-R, ImageNet-A, by name
+    compute: Computing = Computing()
     same_as_paper: bool = False  # the paper's own models and images: only then are differences from it shown
-    parameters: dict[str, Any] = field(default_factory=dict)  # of notebooks, where this profile wants other defaults
-    path: Path | None = None
+    parameters: dict[str, Any] = {}  # of notebooks, where this profile wants other defaults
+    path: Path | None = None  # where it was read
+
+    @model_validator(mode="after")
+    def _agrees(self) -> "Profile":
+        for name, model in self.models.items():
+            side = model.arguments.get("img_size", self.input.size)
+            if side != self.input.size:
+                raise ValueError(
+                    f"models.{shown(name)[1:-1]} has img_size {shown(side)}, but input.size is {self.input.size}; make them the same"
+                )
+        strange = set(self.three_classes) - set(self.images.classes)
+        if self.images.classes and self.images.classes != "all" and strange:
+            raise ValueError(f"three_classes has {shown(sorted(strange))}, which images.classes lacks; add them there")
+        return self
 
 
 def reference(profile: Profile) -> str:
@@ -103,62 +242,32 @@ def reference(profile: Profile) -> str:
     return profile.path.stem if profile.path.parent == BUNDLED.resolve() else str(profile.path)
 
 
-def _build(kind: type, values: Any, where: str, label: str = "") -> Any:
-    """Make a dataclass from a mapping, strictly: an unknown, missing or mistyped entry is a ProfileError."""
-    place = f"{where}, {label}" if label else where
-    if not isinstance(values, dict):
-        raise ProfileError(f"{place}: expected a mapping of settings, found {shown(values)}")
-    known = get_type_hints(kind)
-    for key, value in values.items():
-        name = f"{label}.{key}".lstrip(".")
-        if key not in known:
-            close = difflib.get_close_matches(str(key)[:80], known, n=1)
-            raise ProfileError(
-                f"{place}: unknown setting {shown(key)}"
-                + (f"; did you mean {close[0]!r}?" if close else f" of {set(known)}")
-            )
-        if not fits(value, known[key]):
-            raise ProfileError(f"{where}: {name} is {shown(value)}; use {words(known[key])}")
-        if isinstance(value, str) and len(value) > LONGEST:
-            raise ProfileError(f"{where}: {name} has {len(value)} characters; use up to {LONGEST}")
-    try:
-        return kind(**values)
-    except TypeError as error:  # a key that is missing
-        raise ProfileError(f"{place}: {str(error).split('__init__() ')[-1]}") from None
-
-
-def _expanded(text: str) -> tuple[str, bool]:
-    """Text with `${NAME}` and `${NAME:-default}` replaced from the environment, and whether one was set there."""
-    given = [name for name, _ in VARIABLE.findall(text) if os.environ.get(name)]
-    return VARIABLE.sub(lambda found: os.environ.get(found[1]) or found[2] or "", text), bool(given)
-
-
-def _located(value: Any, base: Path) -> Any:
-    """An entry with its paths made absolute, counted from `base`, and its environment variables filled in.
+def _located(values: dict[str, Any], base: Path) -> dict[str, Any]:
+    """Settings with their paths made absolute, counted from `base`, and the environment's variables filled in.
 
     `bundled:` and `hf:` names stay as they are; an optional set whose place the environment names is no longer optional.
     """
-    if not isinstance(value, dict):
-        return value
-    found = dict(value)
-    for key in ("folder", "checkpoint", "labels"):
-        if not isinstance(value.get(key), str):
-            continue
-        text, given = _expanded(value[key])
-        local = text and not text.startswith(("bundled:", "hf:"))
-        found[key] = str(base / os.path.expanduser(text)) if local else text or None
-        if key == "folder" and given:
-            found["optional"] = False
-    return found
+    places = {key: text for key in ("folder", "checkpoint", "labels") if isinstance(text := values.get(key), str)}
+    filled = {}
+    for key, text in places.items():
+        place = VARIABLE.sub(lambda named: os.environ.get(named[1]) or named[2] or "", text)
+        local = place and not place.startswith(("bundled:", "hf:"))
+        filled[key] = str(base / os.path.expanduser(place)) if local else place or None
+        if key == "folder" and any(os.environ.get(name) for name, _ in VARIABLE.findall(text)):
+            filled["optional"] = False
+    return values | filled
 
 
-def _values(path: Path) -> Any:
-    try:
-        return plain_yaml.read(path.read_bytes())
-    except OSError as error:
-        raise ProfileError(f"{path}: not readable ({error.strerror}); correct its name or its rights") from None
-    except yaml.YAMLError as error:
-        raise ProfileError(f"{path}: not valid YAML: {' '.join(str(error).split())[:300]}") from None
+def _complaint(error: ValidationError) -> str:
+    """The first thing that pydantic refuses, in one line: entry, value, remedy."""
+    problem = error.errors(include_url=False)[0]
+    entry = ".".join(shown(str(key))[1:-1] for key in problem["loc"] if key != "[key]")
+    if problem["type"] == "missing":
+        return f"{entry} is missing; add it"
+    if problem["type"] == "value_error":
+        return f"{entry} {problem['ctx']['error']}".strip()
+    remedy = REMEDIES.get(problem["type"], re.sub(r"^.*? should (be|have) ", "", problem["msg"]))
+    return f"{entry} is {shown(problem['input'])}; use {remedy}".strip()
 
 
 def load_profile(name: str | Path) -> Profile:
@@ -177,30 +286,13 @@ def load_profile(name: str | Path) -> Profile:
             f"unknown profile {shown(str(name))}: neither a bundled one ({known}) nor a YAML file "
             f"at {shown(str(path))[1:-1]}"
         )
-    values, where = _values(path), str(path)
     base = ROOT if path.resolve().parent == BUNDLED.resolve() else path.parent.resolve()
-    profile = _build(Profile, values, where)
-
-    def images(entry: Any, label: str) -> Images:
-        return _build(Images, _located(entry, base), where, label)
-
-    parts = {
-        "images": images(profile.images, "images"),
-        "input": _build(Input, profile.input, where, "input"),
-        "models": {
-            key: _build(Model, _located(model, base), where, f"models.{key}") for key, model in profile.models.items()
-        },
-        "shifted_images": {
-            key: images(entry, f"shifted_images.{key}") for key, entry in profile.shifted_images.items()
-        },
-        "path": path.resolve(),
-    }
-    if "compute" in values:
-        parts["compute"] = _build(Computing, profile.compute, where, "compute")
-    for label in ("second_images", "imagenet_c"):
-        if getattr(profile, label) is not None:
-            parts[label] = images(getattr(profile, label), label)
-    made = Profile(**(vars(profile) | parts))
-    for complaint in profile_checks.of_profile(made):
-        raise ProfileError(f"{where}: {complaint}")
-    return made
+    try:
+        profile = Profile.model_validate(plain_yaml.read(path.read_bytes()), context=base)
+    except OSError as error:
+        raise ProfileError(f"{path}: not readable ({error.strerror}); correct its name or its rights") from None
+    except yaml.YAMLError as error:
+        raise ProfileError(f"{path}: not valid YAML: {' '.join(str(error).split())[:300]}") from None
+    except ValidationError as error:
+        raise ProfileError(f"{path}: {_complaint(error)}") from None
+    return profile.model_copy(update={"path": path.resolve()})

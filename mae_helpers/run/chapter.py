@@ -17,8 +17,8 @@ from mae_helpers.images import sets as images
 from mae_helpers.images.decoded import decoded
 from mae_helpers.images.sets import ImageSet
 from mae_helpers.perturbations.levels import Perturbation
-from mae_helpers.profile.kinds import check_parameter
 from mae_helpers.profile.machine import Compute, computing_of
+from mae_helpers.profile.parameters import check_parameter
 from mae_helpers.profile.settings import Profile, load_profile
 from mae_helpers.run import tables as results
 from mae_helpers.sweep.subjects import Subject, open_model, origin_of, seen_by, subject_of

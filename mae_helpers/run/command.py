@@ -10,13 +10,11 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import yaml
-
 from mae_helpers.encoder import weights as checkpoints
 from mae_helpers.images import sets as images
 from mae_helpers.perturbations import imagenet_c
-from mae_helpers.profile import plain_yaml
 from mae_helpers.profile.files import StorageError
+from mae_helpers.profile.parameters import parse_value
 from mae_helpers.profile.progress import PROGRESS_FILE
 from mae_helpers.profile.settings import ROOT, Profile, load_profile, reference
 from mae_helpers.run import notebooks
@@ -46,19 +44,6 @@ def check_inputs(profile: Profile, device: str) -> None:
             checkpoints.load_decoder(profile)
         else:
             checkpoints.load_model(profile, name)
-
-
-def parse_value(text: str) -> object:
-    """A parameter's value from the command line, read as YAML: `10`, `0.75`, `true`, `[1, 2]`, `null` or `None`, `text`.
-
-    What is no YAML is text, and so are nothing at all and what YAML knows and a parameter is not, such as a date.
-    """
-    try:
-        value = None if text == "None" else plain_yaml.read(text) if text.strip() else text
-        json.dumps(value)
-        return value
-    except (yaml.YAMLError, TypeError, ValueError):
-        return text
 
 
 def default_jobs(device: str, scheduler: int | str | None = None) -> int:

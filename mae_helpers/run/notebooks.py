@@ -11,7 +11,7 @@ import nbformat
 import papermill
 
 from mae_helpers.profile.files import remove, storage_error, write_whole
-from mae_helpers.profile.kinds import check_parameter, shown
+from mae_helpers.profile.parameters import check_parameter, shown
 from mae_helpers.profile.settings import ROOT, Profile
 from mae_helpers.run import pages
 
@@ -55,7 +55,7 @@ def choose_parameters(
     """The parameters that each notebook takes: those `given` over a profile's `defaults`.
 
     NotebookError for one that is given and that none of them knows, a default that no notebook knows, one that is the
-    run's own, or one of another kind than its defaults are (see `kinds.check_parameter`).
+    run's own, or one of another kind than its defaults are (see `check_parameter`).
     """
     known = {path: parameters_of(path) for path in paths}
     everything = sorted(set().union(*known.values()))

@@ -4,7 +4,6 @@ import hashlib
 import json
 import platform
 import subprocess
-from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 
@@ -76,9 +75,9 @@ def folder(profile: Profile, results: str | Path | None = None) -> Path:
 
 def data_fingerprint(profile: Profile) -> str:
     """A digest of the profile's input and models, of its images and checkpoints, and of what lies beside the bundled ones."""
-    models = [asdict(model) | {"checkpoint": None} for model in profile.models.values()]
-    settings = (profile.input, profile.same_as_paper, profile.compute, models)
-    digest = hashlib.sha256(repr(settings).encode())
+    parts = {"input", "same_as_paper", "compute", "models"}
+    elsewhere = {"models": {"__all__": {"checkpoint"}}}  # the file counts, wherever it lies
+    digest = hashlib.sha256(profile.model_dump_json(include=parts, exclude=elsewhere).encode())
     for source in (profile.images, profile.second_images, *profile.shifted_images.values()):
         digest.update(b"" if images.left_out(source) else images.fingerprint(source).encode())
     digest.update(imagenet_c.fingerprint(profile.imagenet_c, profile.images.classes).encode())

@@ -1,7 +1,6 @@
 """What a cell holds: measures of what models make of perturbed images. This module, and all that it imports, is its code."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -55,13 +54,15 @@ def measured(
     for subject in subjects:
         check(subject, models[subject.name])
     for start in range(0, len(subjects[0].images), CHUNK):
-        rows, stored = range(start, min(start + CHUNK, len(subjects[0].images))), None
+        rows, held = range(start, min(start + CHUNK, len(subjects[0].images))), None
         for subject in subjects:
-            chosen = subject.images.take(rows).changed(changes[subject.name])
-            if not perturbation.guided:
+            chosen, change = subject.images.take(rows), changes[subject.name]
+            if perturbation.guided:
+                chosen = chosen.changed(change)
+            else:
                 in_processes = perturbation.in_processes and compute.workers > 1
-                stored = stored or chosen.held(compute.workers, in_processes).stored
-                chosen = replace(chosen, stored=stored)
+                held = held or chosen.held(compute.workers, change, in_processes)
+                chosen = held.normalised_as(subject.images.input.mean, subject.images.input.std)
             model = models[subject.name]
             statistics = {name: MEASURES[name](model, subject) for name in perturbation.measures}
             parts[subject.name].append(one_pass(model, chosen, statistics, label=label, compute=compute))

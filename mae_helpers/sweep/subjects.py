@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
 
@@ -61,7 +61,7 @@ class Subject:
         """A digest of the model, its weights and settings, and of the images: files, order, labels and transform."""
         images = self.images
         what = [self.name, self.identity, images.state, list(images.ids), images.labels.tolist(), self.own_classes]
-        return hashlib.sha256(json.dumps([*what, asdict(images.input)]).encode()).hexdigest()
+        return hashlib.sha256(json.dumps([*what, images.input.model_dump()]).encode()).hexdigest()
 
     def parts(self, size: int = PART) -> "list[Subject]":
         """The subject with at most `size` of its images at a time, in their order."""
@@ -131,7 +131,7 @@ def origin_of(
     profile: Profile, name: str, images: ImageSet, device: str, seed: int, compute: Compute, pixels: Path
 ) -> Origin:
     """Where a worker finds these images and this model; ValueError for images that come from no profile."""
-    if images.source is None or images.change is not None:
+    if images.source is None:
         raise ValueError(
             "a scheduler's workers open the images themselves, and these come from no profile, or were changed; use "
             "the chapter's own (`here.images()`), or leave `scheduler` out"

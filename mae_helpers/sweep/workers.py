@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from mae_helpers.encoder.weights import pick_device
+from mae_helpers.profile.machine import pick_device
 from mae_helpers.profile.progress import progress
 from mae_helpers.sweep.cells import code_behind
 from mae_helpers.sweep.dependencies import Dependencies, dependencies
@@ -57,7 +57,7 @@ def _compute(expected: Dependencies, payload: bytes) -> dict[str, Arrays]:
             if subject.digest != digest:
                 raise WorkerError(
                     f"worker {worker.address}: its weights or images of {subject.name} are not those of this process; "
-                    f"{subject.images.folder or 'the images'} and the checkpoint must be the same files there, "
+                    f"{subject.images.source.folder or 'the images'} and the checkpoint must be the same files there, "
                     "with the same times"
                 )
         return measured([subject for subject, _ in found], perturbation, clean, found[0][1], label)

@@ -1,0 +1,78 @@
+"""Parameters of notebooks: read from the command line, checked against their defaults, shown in messages."""
+
+import json
+from collections.abc import Sequence
+from reprlib import Repr
+from typing import Annotated, Any
+
+import yaml
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+
+from mae_helpers.profile import plain_yaml
+
+# A parameter that is measured, not counted: fractions are allowed though its default is a whole number.
+MEASURED = ("perplexity", "patch_perplexity", "occlusion_percents")
+ALL_WHERE_NONE = "images_per_class"  # how the parameters end of which None takes all images
+LARGEST_SEED = 2**32 - 1  # the largest that scikit-learn and openTSNE take
+LARGEST_COUNT = 1_000_000
+TEXT = "text (in quotes where YAML sees a number, a date, or yes and no)"
+WORDS = {
+    bool: "true or false",
+    float: "a number",
+    str: TEXT,
+    list[str]: "a list of names",
+    list[float]: "a list of numbers",
+}
+STRICT = ConfigDict(strict=True, allow_inf_nan=False)
+
+_short = Repr()
+_short.maxstring = _short.maxother = 80
+_short.maxlong = 40
+
+
+def shown(value: object) -> str:
+    """A value in a message: its repr in one line, cut where it is long or deep."""
+    if isinstance(value, int) and abs(value) >= 10**40:
+        return f"a number of {len(hex(value)) - 2} hexadecimal digits"  # repr() itself refuses the largest
+    return _short.repr(value)
+
+
+def parse_value(text: str) -> object:
+    """A parameter's value from the command line, read as YAML: `10`, `0.75`, `true`, `[1, 2]`, `null` or `None`, `text`.
+
+    What is no YAML is text, and so are nothing at all and what YAML knows and a parameter is not, such as a date.
+    """
+    try:
+        value = None if text == "None" else plain_yaml.read(text) if text.strip() else text
+        json.dumps(value)
+        return value
+    except (yaml.YAMLError, TypeError, ValueError):
+        return text
+
+
+def _kind(name: str, defaults: Sequence[object]) -> tuple[Any, str]:
+    """The kind of a parameter by its defaults in all notebooks that have it, a name where all are None; and in words."""
+    low, high = (0, LARGEST_SEED) if name == "seed" else (1, LARGEST_COUNT)
+    whole, words = Annotated[int, Field(ge=low, le=high)], f"whole numbers from {low} to {high}"
+    if name == "scheduler":  # a number of local workers, or the address of others: see sweep.workers
+        return whole | str | None, f"{words}, {TEXT}, or null"
+    some = next((default for default in defaults if default is not None), "")
+    one = type(some[0] if isinstance(some, list) else some)
+    one = float if one is int and name in MEASURED else one
+    kind = list[one] if isinstance(some, list) else one
+    words = WORDS.get(kind, words)
+    kind = kind if one is not int else list[whole] if isinstance(some, list) else whole
+    optional = None in defaults or name.endswith(ALL_WHERE_NONE)
+    return (kind | None, f"{words}, or null") if optional else (kind, words)
+
+
+def check_parameter(name: str, value: object, defaults: Sequence[object], who: str = "parameter") -> None:
+    """ValueError where a notebook's parameter is not of its kind, or is a count that nothing can be counted by.
+
+    Whether it fits the images and models is for whoever takes it.
+    """
+    kind, words = _kind(name, defaults)
+    try:
+        TypeAdapter(kind, config=STRICT).validate_python(value)
+    except ValidationError:
+        raise ValueError(f"{who} {name!r} is {shown(value)}; use {words}") from None
