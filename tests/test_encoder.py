@@ -7,18 +7,8 @@ import pytest
 import torch
 from conftest import make_vit
 
-from mae_helpers.encoder.walk import (
-    Gathered,
-    PerImage,
-    classify,
-    cls_token,
-    embed,
-    mean_patch,
-    one_pass,
-    patch_tokens,
-    visible_patches,
-    walk,
-)
+from mae_helpers.encoder.passes import Gathered, PerImage, one_pass
+from mae_helpers.encoder.walk import classify, cls_token, embed, mean_patch, patch_tokens, visible_patches, walk
 
 PATCHES = 16
 IDS = [f"image-{number}" for number in range(6)]

@@ -36,8 +36,7 @@ from safetensors.torch import load_file, save, save_file
 
 import mae_helpers
 from mae_helpers.encoder.downloads import DownloadError
-from mae_helpers.encoder.reading import CheckpointError
-from mae_helpers.encoder.weights import load_model
+from mae_helpers.encoder.weights import CheckpointError, load_model
 from mae_helpers.images.decoded import decoded
 from mae_helpers.images.pixels import ImageError
 from mae_helpers.images.sets import first_images, open_images

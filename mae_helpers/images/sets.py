@@ -76,11 +76,11 @@ class ImageSet:
         """Images `rows`, normalised: (B, 3, H, W) float32."""
         return torch.from_numpy(np.stack([self.normalised(row) for row in rows]))
 
-    def batches(self, size: int, workers: int = 1) -> Iterator[tuple[range, Tensor]]:
-        """Walk through the set in order: (rows, images (B, 3, H, W)); `workers` threads read ahead of whoever asks."""
+    def batches(self, size: int, workers: int = 1) -> Iterator[tuple[range, list[str], Tensor]]:
+        """Walk through the set in order: (rows, ids, images (B, 3, H, W)); `workers` threads read ahead of whoever asks."""
         batches = [range(start, min(start + size, len(self))) for start in range(0, len(self), size)]
         if workers < 2:
-            yield from ((rows, self.tensor(rows)) for rows in batches)
+            yield from ((rows, [self.ids[row] for row in rows], self.tensor(rows)) for rows in batches)
             return
         pool, waiting = ThreadPoolExecutor(workers), deque()
         try:
@@ -89,7 +89,8 @@ class ImageSet:
                     waiting.append((rows, [pool.submit(self.normalised, row) for row in rows]))
                 if waiting and (rows is None or len(waiting) > AHEAD):
                     first, pixels = waiting.popleft()
-                    yield first, torch.from_numpy(np.stack([pixel.result() for pixel in pixels]))
+                    ids = [self.ids[row] for row in first]
+                    yield first, ids, torch.from_numpy(np.stack([pixel.result() for pixel in pixels]))
         finally:
             pool.shutdown(cancel_futures=True)  # whoever asks may stop early
 

@@ -1,15 +1,16 @@
 """How a pass is computed: number format, images at a time, compiled or not, and threads that read images ahead."""
 
 import ctypes
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 
 import torch
-from timm.models.vision_transformer import VisionTransformer
 
 from mae_helpers.profile.checks import PRECISIONS
+from mae_helpers.profile.kinds import shown
 from mae_helpers.profile.settings import Computing
 
 FIRST_BATCH = {"cuda": 256, "cpu": 8}  # on a CPU, so that a layer fits its caches
@@ -57,6 +58,19 @@ def computing_of(settings: Computing, precision: str | None = None) -> Compute:
     return Compute(precision or settings.precision, settings.compile, settings.batch_size, workers)
 
 
+def pick_device(name: str = "auto") -> torch.device:
+    """The device to compute on: `auto` takes a GPU where there is one; an absent device is a ValueError."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if not re.fullmatch(r"cpu|cuda(:\d{1,3})?", str(name)):
+        raise ValueError(f"device {shown(name)}: use auto, cpu, cuda or cuda:N")
+    device = torch.device(name)
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        found = torch.cuda.device_count()
+        raise ValueError(f"device {name!r}: PyTorch sees {found} CUDA devices here; use --device cpu or auto")
+    return device
+
+
 def is_out_of_memory(error: Exception) -> bool:
     """Whether a pass failed for want of memory, of a GPU or of the machine (PyTorch has no kind of its own for that)."""
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or "DefaultCPUAllocator: can't allocate" in str(
@@ -95,11 +109,3 @@ def keep_freed_memory() -> None:
     trim_threshold, mmap_threshold = -1, -3  # of glibc's malloc.h
     mallopt(trim_threshold, 2**31 - 1)
     mallopt(mmap_threshold, 2**30)
-
-
-def compile_blocks(model: VisionTransformer, backend: str = "inductor") -> VisionTransformer:
-    """Compile what lies between the places where a block is read: its norms and its MLP, two thirds of the work."""
-    for block in model.blocks:
-        for part in (block.norm1, block.norm2, block.mlp):
-            part.compile(backend=backend)
-    return model

@@ -17,6 +17,7 @@ from mae_helpers.images import sets as images
 from mae_helpers.perturbations import imagenet_c
 from mae_helpers.profile import plain_yaml
 from mae_helpers.profile.files import StorageError
+from mae_helpers.profile.machine import pick_device
 from mae_helpers.profile.progress import PROGRESS_FILE
 from mae_helpers.profile.settings import ROOT, Profile, load_profile, reference
 from mae_helpers.run import notebooks
@@ -32,7 +33,7 @@ def check_inputs(profile: Profile, device: str) -> None:
 
     Weights that are missing are downloaded here; optional images that are missing are named.
     """
-    checkpoints.pick_device(device)
+    pick_device(device)
     images.first_images(profile)
     images.second_images(profile)
     images.shifted_images(profile)
@@ -63,7 +64,7 @@ def parse_value(text: str) -> object:
 
 def default_jobs(device: str, scheduler: int | str | None = None) -> int:
     """How many chapters to run side by side: two on a CPU with two cores or more; one on a GPU, or where workers are busy."""
-    busy = scheduler is not None or checkpoints.pick_device(device).type == "cuda"
+    busy = scheduler is not None or pick_device(device).type == "cuda"
     return 1 if busy else min(2, os.cpu_count() or 1)
 
 
@@ -139,7 +140,7 @@ class Run:
             check_inputs(self.profile, self.device)
         about = {
             "profile": self.profile.name,
-            "device": str(checkpoints.pick_device(self.device)),
+            "device": str(pick_device(self.device)),
             "data": self.data,
             "checkpoints": checkpoints.checkpoint_hashes(self.profile) if stale else {},
             "provenance": results.provenance(),

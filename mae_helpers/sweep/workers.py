@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from mae_helpers.encoder.weights import pick_device
+from mae_helpers.profile.machine import pick_device
 from mae_helpers.profile.progress import progress
 from mae_helpers.sweep.cells import code_behind
 from mae_helpers.sweep.dependencies import Dependencies, dependencies
