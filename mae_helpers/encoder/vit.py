@@ -64,6 +64,7 @@ def _misread(state: LayerState) -> str | None:
     )
 
 
+@torch.no_grad()
 def check_heads(vit: VisionTransformer, what: str) -> None:
     """CheckpointError where a block's heads do not compute A V, as a few patches of noise show.
 

@@ -73,6 +73,7 @@ class LayerState:
         return self.qkv.reshape(batch, length, 3, self.block.attn.num_heads, -1).permute(2, 0, 3, 1, 4)
 
     @cached_property
+    @torch.no_grad()  # norms of Q and K have weights
     def _attention(self) -> Tensor:
         attn = self.block.attn
         query, key, _ = self.split()  # each [image, head, token, feature]
