@@ -15,7 +15,7 @@ from mae_helpers.measures.attention import Rollout
 from mae_helpers.measures.features import head_features
 from mae_helpers.measures.subspaces import Moments
 from mae_helpers.perturbations.levels import Clean
-from mae_helpers.profile.machine import Compute, computing_of, number_format
+from mae_helpers.profile.machine import Compute, computing_of, number_format, pick_device
 from mae_helpers.profile.settings import Computing
 from mae_helpers.sweep import sweep
 
@@ -231,3 +231,21 @@ def test_other_errors_are_not_taken_for_a_lack_of_memory(tiny_vit, tiny_images, 
     monkeypatch.setattr(passes, "walk", lambda *_: (_ for _ in ()).throw(RuntimeError("mat1 and mat2")))
     with pytest.raises(RuntimeError, match="mat1 and mat2"):
         one_pass(tiny_vit, tiny_images, {})
+
+
+def test_device_auto_and_cpu():
+    assert pick_device("cpu") == torch.device("cpu")
+    assert pick_device().type == ("cuda" if torch.cuda.is_available() else "cpu")
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        *((name, "PyTorch sees 0 CUDA devices") for name in ("cuda", "cuda:0") if not torch.cuda.is_available()),
+        ("cuda:99", "PyTorch sees"),
+        *((name, "use auto, cpu") for name in ("gpu", "cuda:first", "")),
+    ],
+)
+def test_a_device_that_is_absent_or_none_is_named(name, told):
+    with pytest.raises(ValueError, match=f"device '{name}': {told}"):
+        pick_device(name)
