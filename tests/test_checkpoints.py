@@ -94,16 +94,10 @@ def test_pickles_load_and_the_one_class_allowed_in_them_is_not_allowed_afterward
     assert argparse.Namespace not in torch.serialization.get_safe_globals()
 
 
-def test_half_precision_comes_back_as_single_and_whole_numbers_keep_their_type(tiny, weights, tmp_path):
-    path = tmp_path / "half.safetensors"
-    save_file({key: value.half() for key, value in weights.items()}, path)
-    model = load_model(pointing_at(tiny, path), "mae_pretrained")
-    assert has_weights(model, {key: value.half().float() for key, value in weights.items()})
-    save_file({"count": torch.tensor([3]), "mean": torch.tensor([0.5], dtype=torch.float64)}, path)
-    assert {key: value.dtype for key, value in read_weights(path).items()} == {
-        "count": torch.int64,
-        "mean": torch.float32,
-    }
+def test_whole_numbers_keep_their_type_and_others_become_float32(tmp_path):
+    path, kinds = tmp_path / "mixed.safetensors", (torch.int64, torch.float64, torch.float16)
+    save_file({str(number): torch.ones(1, dtype=kind) for number, kind in enumerate(kinds)}, path)
+    assert [value.dtype for _, value in sorted(read_weights(path).items())] == [torch.int64, *[torch.float32] * 2]
 
 
 def test_bundled_names_point_into_the_package_and_others_are_files(tiny):
@@ -139,33 +133,6 @@ def test_many_wrong_tensors_are_counted(tiny, weights, tmp_path):
     told = error_of(pointing_at(tiny, wide.models["mae_pretrained"].checkpoint, arguments=arguments))
     assert told.count("size mismatch") == 3
     assert f" and {len(weights) - 3} more; correct" in told
-
-
-def test_a_whole_number_where_a_float_belongs_is_named(tiny, weights, tmp_path):
-    path = tmp_path / "whole.safetensors"
-    save_file(weights | {"cls_token": weights["cls_token"].to(torch.int8)}, path)
-    assert "cls_token holds torch.int8, expected floating point" in error_of(pointing_at(tiny, path))
-
-
-@pytest.mark.parametrize(
-    "content", [{"model": "vit", "state": {}}, {"model": None}, [torch.ones(1)], {3: torch.ones(1)}]
-)
-def test_a_pickle_of_another_layout_is_refused(tmp_path, content):
-    path = tmp_path / "strange.pth"
-    torch.save(content, path)
-    with pytest.raises(
-        CheckpointError, match=r"strange\.pth: \w+ found; expected tensors by name, flat or under 'model'"
-    ):
-        read_weights(path)
-
-
-@pytest.mark.parametrize("suffix", [".safetensors", ".pth"])
-@pytest.mark.parametrize("kept", [0, 0.01, 0.5, 0.99])
-def test_half_written_file_is_named(tiny, weights, tmp_path, suffix, kept):
-    path = tmp_path / f"half{suffix}"
-    torch.save({"model": weights}, path) if suffix == ".pth" else save_file(weights, path)
-    path.write_bytes(path.read_bytes()[: int(kept * path.stat().st_size)])
-    assert f"{path}: not a readable checkpoint" in error_of(pointing_at(tiny, path))
 
 
 def test_missing_file_is_named(tiny, tmp_path):

@@ -5,6 +5,7 @@ nor PyTorch's modules have a part in what is expected. Equations 1 to 8 are thos
 """
 
 import os
+import pickle
 import shlex
 from argparse import Namespace
 from collections import OrderedDict
@@ -380,6 +381,8 @@ PLACES = {
 def test_a_pickle_with_anything_else_is_refused_and_nothing_in_it_runs(profile, path, tmp_path, kind, place, zipped):
     marker = tmp_path / "it ran"
     file = PLACES[place](tensors(drawn(pretraining(SMALL))), kind(marker))
+    path.write_bytes(pickle.dumps(file))
+    assert f"{path}: not a readable checkpoint" in refusal(profile, "mae_pretrained")
     torch.save(file, path, _use_new_zipfile_serialization=zipped)
     assert f"{path}: not a readable checkpoint" in refusal(profile, "mae_pretrained")
     assert not marker.exists()

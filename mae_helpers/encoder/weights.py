@@ -102,10 +102,10 @@ def verify(path: Path, expected: str | None) -> None:
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
-    """The tensors of a .safetensors file or of a pickle in the official layout `{"model": ..., "args": Namespace}`.
+    """The tensors of a .safetensors file or of a pickle, flat or in the official `{"model": ..., "args": Namespace}`.
 
-    Pickles are read with `weights_only=True`, that one class allowed. Floating-point tensors come back as float32, none
-    with a number that is not finite: that would make every result NaN.
+    No other class is allowed in a pickle. Floating point comes back as float32, and none that is not finite: it would make
+    every result NaN.
     """
     try:
         if path.suffix == ".safetensors":
@@ -119,14 +119,11 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         raise CheckpointError(
             f"{path}: not a readable checkpoint ({type(error).__name__}: {in_short(error)}); fetch it again from its source"
         ) from error
-    if not isinstance(weights, Mapping) or not all(isinstance(key, str) for key in weights):
-        raise CheckpointError(
-            f"{path}: {type(weights).__name__} found; expected tensors by name, flat or under 'model'"
-        )
-    if strange := [key for key, value in weights.items() if not isinstance(value, Tensor)]:
-        raise CheckpointError(
-            f"{path}: {shown(strange[:5])} are no tensors; expected a flat layout, or one under 'model'"
-        )
+    pairs = weights.items() if isinstance(weights, Mapping) else [(None, weights)]
+    if odd := [
+        f"{shown(k)}: {type(v).__name__}" for k, v in pairs if not isinstance(k, str) or not isinstance(v, Tensor)
+    ]:
+        raise CheckpointError(f"{path}: {_few(odd, ', ')[0]} found; expected tensors by name, flat or under 'model'")
     return {key: _plain(path, key, value) for key, value in weights.items()}
 
 
@@ -193,9 +190,10 @@ def settings_of(profile: Profile, name: str) -> Model:
 
 def normalisation(model: Model) -> tuple[list[float] | None, list[float] | None]:
     """A model's own mean and deviation a channel: as the profile says, or timm's for weights of its own, or None."""
-    known = timm_settings(model.model) if model.model and "." in model.model else None
-    mean, std = (None, None) if known is None else (list(known.mean), list(known.std))
-    return model.mean or mean, model.std or std
+    if not model.model or "." not in model.model:
+        return model.mean, model.std
+    known = timm_settings(model.model)
+    return model.mean or list(known.mean), model.std or list(known.std)
 
 
 def load_model(profile: Profile, name: str, device: torch.device | str = "cpu") -> VisionTransformer:

@@ -15,6 +15,10 @@ class Labelled(Protocol):
     labels: np.ndarray
 
 
+ByLevel = Mapping[str, Mapping[Hashable, np.ndarray]]  # by model and level, (images, ...)
+Sets = Mapping[str, Labelled]  # the images that each model saw
+
+
 def mean_and_interval(values: np.ndarray, seed: int = 0) -> tuple[float, float, float]:
     """The mean of values (n,) and the ends of its 95 % percentile bootstrap; equal values are their own interval."""
     values = np.asarray(values, float)
@@ -31,16 +35,10 @@ def top1_percent(correct: np.ndarray, seed: int = 0) -> dict[str, float]:
     return {name: 100 * value for name, value in zip(names, mean_and_interval(correct, seed), strict=True)}
 
 
-def accuracy_table(
-    predictions: Mapping[str, Mapping[Hashable, np.ndarray]],
-    sets: Mapping[str, Labelled],
-    seed: int = 0,
-    paired: Labelled | None = None,
-) -> pd.DataFrame:
+def accuracy_table(predictions: ByLevel, sets: Sets, seed: int = 0, paired: Labelled | None = None) -> pd.DataFrame:
     """Accuracy of predicted classes (images,) by model and level: model, level, images, top1_percent, _low, _high.
 
-    `sets` are the images that each model saw. The column paired_percent is the accuracy on the images of `paired` alone,
-    by default those of the smallest set: the one to compare models by.
+    paired_percent is that on the images of `paired` alone, by default the smallest set: the one to compare models by.
     """
     common = list((paired or min(sets.values(), key=lambda seen: len(seen.ids))).ids)
     among = {model: np.isin(seen.ids, common) for model, seen in sets.items()}
@@ -53,9 +51,7 @@ def accuracy_table(
     )
 
 
-def shift_table(
-    predictions: Mapping[str, Mapping[str, Mapping[str, np.ndarray]]], sets: Mapping[str, Labelled]
-) -> pd.DataFrame:
+def shift_table(predictions: Mapping[str, Mapping[str, Mapping[str, np.ndarray]]], sets: Sets) -> pd.DataFrame:
     """Accuracy on other test sets by data set and model, in percent: over all classes, its mean over classes, over own ones.
 
     `predictions` has by data set and measure (`prediction`, `own_prediction`) each model's predicted classes, (images,).
@@ -65,16 +61,8 @@ def shift_table(
     for dataset, measures in predictions.items():
         labels = sets[dataset].labels
         for model, predicted in measures["prediction"].items():
-            correct = pd.Series(predicted == labels)
-            rows.append(
-                {
-                    "model": model,
-                    "dataset": dataset,
-                    "images": len(labels),
-                    "top1_percent": 100 * correct.mean(),
-                    "class_mean_percent": 100 * correct.groupby(labels).mean().mean(),
-                    "subset_top1_percent": 100 * float((measures["own_prediction"][model] == labels).mean()),
-                }
-            )
+            correct, own = pd.Series(predicted == labels), measures["own_prediction"][model] == labels
+            shares = (correct.mean(), correct.groupby(labels).mean().mean(), float(own.mean()))
+            rows.append((model, dataset, len(labels), *(100 * share for share in shares)))
     columns = ["model", "dataset", "images", "top1_percent", "class_mean_percent", "subset_top1_percent"]
     return pd.DataFrame(rows, columns=columns)

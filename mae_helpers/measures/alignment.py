@@ -1,11 +1,11 @@
 """How far a perturbation turns and stretches an embedding (Eq. 1, Table III)."""
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable
 
 import numpy as np
 import pandas as pd
 
-from mae_helpers.measures.accuracy import Labelled, mean_and_interval
+from mae_helpers.measures.accuracy import ByLevel, Sets, mean_and_interval
 
 
 def cosine(first: np.ndarray, second: np.ndarray) -> np.ndarray:
@@ -17,12 +17,7 @@ def cosine(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     return (first * second).sum(-1) / norms
 
 
-def alignment(
-    embeddings: Mapping[str, Mapping[Hashable, np.ndarray]],
-    predictions: Mapping[str, Mapping[Hashable, np.ndarray]],
-    sets: Mapping[str, Labelled],
-    clean: Hashable = "clean",
-) -> pd.DataFrame:
+def alignment(embeddings: ByLevel, predictions: ByLevel, sets: Sets, clean: Hashable = "clean") -> pd.DataFrame:
     """How each image's embedding moved (Eq. 1): model, level, image, cosine, norms, correct.
 
     `embeddings` (images, D) by model and level, of the images in `sets`, are compared with those of the level `clean`; the

@@ -73,9 +73,8 @@ def within_and_between(embeddings: np.ndarray) -> pd.DataFrame:
 def cosine_table(pairs: pd.DataFrame) -> pd.DataFrame:
     """Cosines of `within_and_between` in short: pair, pairs (their number), cosine_p05 (lowest 5 %), cosine_median."""
     groups = pairs.groupby("pair")["cosine"]
-    return pd.DataFrame(
-        {"pairs": groups.size(), "cosine_p05": groups.quantile(0.05), "cosine_median": groups.median()}
-    ).reset_index()
+    columns = {"pairs": groups.size(), "cosine_p05": groups.quantile(0.05), "cosine_median": groups.median()}
+    return pd.DataFrame(columns).reset_index()
 
 
 def cosine_counts(pairs: pd.DataFrame, bins: int = 100) -> pd.DataFrame:
