@@ -73,7 +73,7 @@ def test_each_file_is_opened_once(tree, tmp_path, counted):
     found = decoded(plain, tmp_path, 2)
     assert not counted, "nothing is decoded before it is asked for"
     for _ in range(2):
-        assert sum(len(rows) for rows, _ in found.batches(7, 2)) == 30
+        assert sum(len(rows) for rows, *_ in found.batches(7, 2)) == 30
     again = decoded(opened(tree), tmp_path)
     assert torch.equal(again.tensor(range(30)), found.tensor(range(30)))
     assert len(counted) == 30
@@ -226,8 +226,8 @@ def test_a_broken_image_is_named_and_leaves_no_block(tree, tmp_path):
 def test_batches_do_not_depend_on_workers(tree, size, workers):
     plain = opened(tree)
     found = list(plain.batches(size, workers))
-    assert [list(rows) for rows, _ in found] == [list(range(30))[start : start + size] for start in range(0, 30, size)]
-    assert torch.equal(torch.cat([batch for _, batch in found]), plain.tensor(range(30)))
+    assert [list(rows) for rows, *_ in found] == [list(range(30))[start : start + size] for start in range(0, 30, size)]
+    assert torch.equal(torch.cat([batch for *_, batch in found]), plain.tensor(range(30)))
 
 
 @pytest.mark.parametrize("workers", [1, 2, 5])
@@ -236,7 +236,7 @@ def test_reading_ahead_ends_with_whoever_asks(tree, workers):
     images = replace(plain, read=lambda row: read.append(row) or plain.read(row))
     before = threading.active_count()
     walk = images.batches(2, workers)
-    for rows, _ in walk:
+    for rows, *_ in walk:
         if rows.start == 4:
             break
     walk.close()
@@ -251,7 +251,7 @@ def test_a_broken_image_ends_the_walk_with_its_name(tree, tmp_path, workers):
     path = root / "n02107312" / "ILSVRC2012_val_00000017.JPEG"
     path.write_bytes(path.read_bytes()[:500])
     before, seen = threading.active_count(), []
-    walk = (seen.extend(rows) for rows, _ in opened(root).batches(2, workers))
+    walk = (seen.extend(rows) for rows, *_ in opened(root).batches(2, workers))
     with pytest.raises(ImageError, match=r"n02107312/ILSVRC2012_val_00000017\.JPEG: not a readable image"):
         list(walk)
     assert seen == list(range(6)), "what comes before it"

@@ -253,7 +253,8 @@ def test_another_models_normalisation_changes_values_and_nothing_else(tiny_image
 
 @pytest.mark.parametrize("size", [1, 5, 12, 100])
 def test_batches_equal_single_images(tiny_images, size):
-    rows, tensors = zip(*tiny_images.batches(size), strict=True)
+    rows, ids, tensors = zip(*tiny_images.batches(size), strict=True)
+    assert [name for batch in ids for name in batch] == list(tiny_images.ids)
     assert [row for batch in rows for row in batch] == list(range(12))
     assert torch.equal(torch.cat(tensors), torch.cat([tiny_images.tensor([row]) for row in range(12)]))
 
@@ -360,7 +361,7 @@ def test_held_images_are_the_same_and_are_read_once(tiny_images, change):
     for row in range(12):
         assert np.array_equal(held.pixels(row), images.pixels(row))
     assert torch.equal(held.tensor([3, 0, 3]), images.tensor([3, 0, 3]))
-    assert torch.equal(torch.cat([batch for _, batch in held.batches(5)]), images.tensor(range(12)))
+    assert torch.equal(torch.cat([batch for *_, batch in held.batches(5)]), images.tensor(range(12)))
     assert rows == list(range(12)), "nothing is read again"
 
 
