@@ -16,18 +16,7 @@ from mae_helpers.demo.model import IMAGE_SIZE
 
 MEAN, STD = 0.286, 0.353  # of the training split's pixels, scaled to [0, 1]
 FOLDERS = ("/usr/share/datasets/fashion-mnist", "data/FashionMNIST/raw")
-CLASSES = (
-    "T-shirt/top",
-    "Trouser",
-    "Pullover",
-    "Dress",
-    "Coat",
-    "Sandal",
-    "Shirt",
-    "Sneaker",
-    "Bag",
-    "Ankle boot",
-)
+CLASSES = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
 
 
 def find_folder(folder: str | None = None) -> Path:
