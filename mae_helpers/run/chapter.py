@@ -10,9 +10,9 @@ import pandas as pd
 import torch
 from timm.models.vision_transformer import VisionTransformer
 
-from mae_helpers import figures
 from mae_helpers.encoder import weights as checkpoints
 from mae_helpers.encoder.passes import Statistic, one_pass
+from mae_helpers.figures.style import use_style
 from mae_helpers.images import sets as images
 from mae_helpers.images.decoded import decoded
 from mae_helpers.images.sets import ImageSet
@@ -191,5 +191,5 @@ def begin(
     workers = None if scheduler is None else Workers(scheduler, device)
     chapter = Chapter(loaded, pick_device(device), seed, tables, compute, workers)
     torch.manual_seed(seed)
-    figures.use_style()
+    use_style()
     return chapter

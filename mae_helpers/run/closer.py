@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from mae_helpers.figures import MODEL_NAMES, class_title
+from mae_helpers.figures.style import MODEL_NAMES, class_title
 from mae_helpers.images.labels import wordnet_ids
 from mae_helpers.images.sets import ImageSet
 from mae_helpers.measures.alignment import alignment
