@@ -11,8 +11,8 @@ import pytest
 from photographs import EACH, PAPER, opened
 from PIL import Image, ImageOps
 
-from mae_helpers.images import layouts
-from mae_helpers.images.sets import ImageError, open_images, resize
+from mae_helpers.images.pixels import SUFFIXES, ImageError, resize
+from mae_helpers.images.sets import open_images
 from mae_helpers.profile.settings import Images, Input
 
 DOG, BALL, VAN = "n02106662", "n02782093", "n03788195"
@@ -45,17 +45,9 @@ def places(tmp_path_factory):
 
 
 SOURCES = {"folders": "folders", "flat": "flat"}  # all others are tar
-NAMES = (
-    "folders",
-    "flat",
-    "one tar",
-    "a tar a class",
-    "a tar a class, with ./",
-    "a tar of tars",
-    "a tar without folders",
-    "shards",
-    "shards, with ./",
-)
+FLAT = ("flat", "a tar without folders")  # where no class is asked for, these have none
+TARS = ("one tar", "a tar a class", "a tar a class, with ./", "a tar of tars", "shards", "shards, with ./")
+NAMES = ("folders", *FLAT, *TARS)
 
 
 @pytest.fixture(scope="module")
@@ -111,7 +103,18 @@ def test_three_classes_in_the_order_asked_for_and_fewer_of_each(places, expected
     check(opened(places[name], classes=THREE, count=6), expected, THREE, each=2)
 
 
-FLAT = ("flat", "a tar without folders")  # where no class is asked for, these have none
+REFUSALS = [  # classes asked for and how many images, and what is said of them
+    ([DOG, "n01440764", "tench"], None, r"classes \['n01440764', 'tench'\]; it holds \['n01855032', 'n02105641'"),
+    (list(PAPER), 40, rf"{DOG}: 3 images, 4 were asked for; lower images.count"),
+    (list(PAPER), 11, "count 11 cannot be shared evenly by 10 classes"),
+]
+
+
+@pytest.mark.parametrize(("classes", "count", "message"), REFUSALS)
+@pytest.mark.parametrize("name", NAMES)
+def test_classes_and_counts_that_a_place_does_not_have_are_named(places, name, classes, count, message):
+    with pytest.raises(ImageError, match=message):
+        opened(places[name], classes=classes, count=count)
 
 
 @pytest.mark.parametrize(
@@ -143,21 +146,21 @@ def test_indices_of_wordnet_ids_do_not_depend_on_the_other_folders(places, expec
     check(opened(root, classes=THREE), expected, THREE)
 
 
-def test_what_lies_beside_the_class_folders_does_not_matter(places, expected, tmp_path):
-    root = shutil.copytree(places["folders"], tmp_path / "val")
-    shutil.copy(places["a tar without folders"], root)
+def test_what_lies_beside_the_images_does_not_matter(places, expected, tmp_path):
+    root, flat = (shutil.copytree(places[name], tmp_path / name / "val") for name in ("folders", "flat"))
     Image.new("RGB", (8, 8)).save(root / "montage.png")
     (root / ".cache").mkdir()
     (root / DOG / "._ILSVRC2012_val_00000003.JPEG").write_bytes(b"what another system keeps about a file")
-    check(opened(root), expected, PAPER)
+    photographs.write_kaggle(flat.parent / "LOC_val_solution.csv")
+    for place in (root, flat):
+        shutil.copy(places["a tar without folders"], place)
+        check(opened(place), expected, PAPER)
     check(opened(root, "folders", "all"), expected, sorted(PAPER))
 
 
-def test_the_archive_beside_its_own_flat_images_does_not_matter(places, expected, tmp_path):
-    root = shutil.copytree(places["flat"], tmp_path / "val")
-    shutil.copy(places["a tar without folders"], root)
-    photographs.write_kaggle(tmp_path / "LOC_val_solution.csv")
-    check(opened(root), expected, PAPER)
+def test_an_archive_alone_is_what_it_holds(places, expected):
+    check(opened(places["a tar without folders"].parent), expected, PAPER)
+    check(opened(places["a tar a class"] / f"{DOG}.tar", classes=[DOG]), expected, [DOG])
 
 
 @pytest.mark.parametrize("split", ["train", "validation"])
@@ -181,32 +184,24 @@ def test_a_hub_set_of_a_thousand_words_has_imagenets_order(hub, places, expected
     check(opened(f"hf:{tmp_path / 'hub'}"), expected, PAPER)
 
 
-def test_a_hugging_face_set_that_cannot_be_opened_is_one_error(hub, places, tmp_path):
-    with pytest.raises(ImageError, match=r"^hf:\S*nowhere, split 'validation': \w+: .{10,}"):
-        opened(f"hf:{tmp_path / 'nowhere'}")
+@pytest.mark.parametrize(
+    ("place", "more", "message"),
+    [
+        ("nowhere", {}, r"^hf:\S*nowhere, split 'validation': \w+: .{10,}"),
+        ("imagenet", {"split": "test"}, r"split 'test': ValueError: .*test"),
+        ("imagenet", {"classes": ["n01440764"]}, r"no folder for the classes \['n01440764'\]"),
+    ],
+)
+def test_a_hugging_face_set_that_cannot_be_opened_is_one_error(hub, places, tmp_path, place, more, message):
     shutil.copytree(places["folders"], tmp_path / "imagenet")
-    with pytest.raises(ImageError, match=r"split 'test': ValueError: .*test"):
-        opened(f"hf:{tmp_path / 'imagenet'}", split="test")
-    with pytest.raises(ImageError, match=r"no folder for the classes \['n01440764'\]"):
-        opened(f"hf:{tmp_path / 'imagenet'}", classes=["n01440764"])
+    with pytest.raises(ImageError, match=message):
+        opened(f"hf:{tmp_path / place}", **more)
 
 
 def test_without_the_package_a_hugging_face_set_names_it(monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(ImageError, match=r"hf:ILSVRC/imagenet-1k: needs the package `datasets`"):
         opened("hf:ILSVRC/imagenet-1k")
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_a_missing_class_is_named_and_what_there_is(places, name):
-    with pytest.raises(ImageError, match=r"classes \['n01440764', 'tench'\]; it holds \['n01855032', 'n02105641'"):
-        opened(places[name], classes=[DOG, "n01440764", "tench"])
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_a_class_with_too_few_images_is_named(places, name):
-    with pytest.raises(ImageError, match=rf"{DOG}: 3 images, 4 were asked for; lower images.count"):
-        opened(places[name], count=40)
 
 
 def broken(places, name, root):
@@ -257,56 +252,45 @@ def test_a_truncated_archive_is_named_wherever_it_ends(places, tmp_path, name, l
         opened(root / last if places[name].is_file() else root)
 
 
-def test_a_folder_with_the_published_archive_alone_is_that_archive(places, expected):
-    check(opened(places["a tar without folders"].parent), expected, PAPER)
+def compressed(path):
+    with tarfile.open(path, "w:gz") as file:
+        file.add(__file__, f"{DOG}/a.png")
 
 
-def test_an_archive_of_one_class_is_that_class(places, expected):
-    check(opened(places["a tar a class"] / f"{DOG}.tar", classes=[DOG]), expected, [DOG])
+NO_ARCHIVES = {
+    "empty.tar": lambda path: path.write_bytes(b""),
+    "empty.zip": lambda path: path.write_bytes(b""),
+    "text.tar": lambda path: path.write_bytes(b"this is no archive"),
+    "text.zip": lambda path: path.write_bytes(b"this is no archive"),
+    "val.tar.gz": compressed,
+    "notes.tar": lambda path: photographs.write_tar(path, {f"{DOG}/notes.txt": b"no image"}),
+    "shard.tar": lambda path: photographs.write_tar(path, {"1.cls": b"1", "1.json": b"{}"}),
+    "folder": lambda path: path.mkdir(),
+}
 
 
-@pytest.mark.parametrize("content", [b"", b"this is no archive"])
-def test_a_file_that_is_no_archive_is_an_error(tmp_path, content):
-    (tmp_path / "val.tar").write_bytes(content)
-    with pytest.raises(ImageError, match=r"val\.tar: (not a readable tar archive|no image in it)"):
-        opened(tmp_path / "val.tar")
-    (tmp_path / "val.zip").write_bytes(content)
-    with pytest.raises(ImageError, match=r"val\.zip: (not a readable tar archive|no image in it)"):
-        opened(tmp_path / "val.zip")
+@pytest.mark.parametrize("name", NO_ARCHIVES)
+def test_what_is_no_archive_of_images_is_an_error(tmp_path, name):
+    NO_ARCHIVES[name](tmp_path / name)
+    unread = r"not a readable tar archive \(.*\); copy it again, uncompressed"
+    message = {"val.tar.gz": unread, "text.tar": unread, "text.zip": unread}.get(
+        name, f"({unread}|no image in it; name)"
+    )
+    with pytest.raises(ImageError, match=f"{name}: {message}"):
+        opened(tmp_path / name, "tar")
 
 
-def test_a_compressed_archive_is_an_error(places, tmp_path):
-    with tarfile.open(tmp_path / "val.tar.gz", "w:gz") as file:
-        file.add(places["folders"], "val")
-    with pytest.raises(ImageError, match=r"val\.tar\.gz: not a readable tar archive .*, uncompressed"):
-        opened(tmp_path / "val.tar.gz")
-
-
-def test_archives_without_images_are_an_error(tmp_path):
-    empty = photographs.write_tar(tmp_path / "a" / "notes.tar", {"n02106662/notes.txt": b"no image"})
-    shards = photographs.write_tar(tmp_path / "b" / "0.tar", {"1.cls": b"1", "1.json": b"{}"})
-    for place in (empty, shards.parent):
-        with pytest.raises(ImageError, match="no image in it"):
-            opened(place)
-    (tmp_path / "c").mkdir()
-    with pytest.raises(ImageError, match=r"c: no image in it"):
-        opened(tmp_path / "c", "tar")
-
-
-def test_a_shards_image_without_a_label_is_named(places, tmp_path):
+@pytest.mark.parametrize("label", [None, "1000", "-1", "n02106662", ""])
+def test_a_shards_image_with_no_label_or_none_of_a_class_is_named(places, tmp_path, label):
     members = photographs.shard_members(places["flat"])
-    del members["ILSVRC2012_val_00000003.cls"]
+    name = "ILSVRC2012_val_00000003"
+    members[f"{name}.cls"] = (label or "").encode()
+    message = rf"0\.tar/{name}\.cls: '{label}' is no class"
+    if label is None:
+        del members[f"{name}.cls"]
+        message = rf"0\.tar: {name}\.jpg has no \.cls beside it"
     photographs.write_tar(tmp_path / "0.tar", members)
-    with pytest.raises(ImageError, match=r"0\.tar: ILSVRC2012_val_00000003\.jpg has no \.cls beside it"):
-        opened(tmp_path)
-
-
-@pytest.mark.parametrize("label", ["1000", "-1", "n02106662", ""])
-def test_a_shards_label_that_is_no_class_is_named(places, tmp_path, label):
-    members = photographs.shard_members(places["flat"])
-    members["ILSVRC2012_val_00000003.cls"] = label.encode()
-    photographs.write_tar(tmp_path / "0.tar", members)
-    with pytest.raises(ImageError, match=rf"0\.tar/ILSVRC2012_val_00000003\.cls: '{label}' is no class"):
+    with pytest.raises(ImageError, match=message):
         opened(tmp_path)
 
 
@@ -368,11 +352,6 @@ def test_a_file_is_no_folder(places, source):
         opened(places["one tar"], source)
 
 
-def test_a_count_that_the_classes_cannot_share_is_an_error(places):
-    with pytest.raises(ImageError, match="count 11 cannot be shared evenly by 10 classes"):
-        opened(places["shards"], count=11)
-
-
 def one_image(image, root, name, **save):
     """An image written to a class folder and opened again at its own size: its pixels as bytes (H, W, 3)."""
     (root / DOG).mkdir(exist_ok=True)
@@ -423,7 +402,7 @@ def test_a_rotated_jpeg_stays_as_it_is_stored(square, tmp_path):
     assert np.abs(found - turned).mean() > 10, "turned, it would be another image"
 
 
-@pytest.mark.parametrize("suffix", sorted(layouts.SUFFIXES))
+@pytest.mark.parametrize("suffix", sorted(SUFFIXES))
 def test_every_suffix_is_found_in_either_case(square, tmp_path, suffix):
     (tmp_path / DOG).mkdir()
     for name in (f"a{suffix}", f"b{suffix.upper()}"):
