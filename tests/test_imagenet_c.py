@@ -97,25 +97,6 @@ def test_the_grouped_layout_gives_the_same_cells_and_one_group_alone_is_enough(p
         assert np.array_equal(read(images, plain[level]), read(images, grouped[level]))
 
 
-@pytest.mark.parametrize("layout", ["folders", "flat", "tar", "shards", "hf"])
-def test_images_are_paired_by_their_number_in_every_layout(published, flat, images, tmp_path, monkeypatch, layout):
-    if layout == "hf":
-        datasets = pytest.importorskip("datasets")
-        monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
-        monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
-        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    place = {
-        "folders": lambda: photographs.write_folders(flat, tmp_path / "val"),
-        "flat": lambda: flat,
-        "tar": lambda: photographs.write_class_tar(flat, tmp_path / "val.tar"),
-        "shards": lambda: photographs.write_shards(flat, tmp_path / "shards"),
-        "hf": lambda: f"hf:{photographs.write_folders(flat, tmp_path / 'imagenet' / 'validation')}",
-    }[layout]()
-    found = opened(place)
-    level = file_levels(source(published), CLASSES)["contrast", 4]
-    assert np.array_equal(read(found, level), files_pixels(images, published, "contrast", 4))
-
-
 @pytest.mark.parametrize(
     ("image_id", "name"),
     [
