@@ -97,7 +97,6 @@ def test_a_corruption_is_seeded_and_stays_an_image_in_bytes(corruption):
     assert np.array_equal(found, corrupt(pixels, "b", corruption, 3, seed=0)) == (corruption in DETERMINISTIC)
 
 
-@every
 @pytest.mark.parametrize("corruption", DETERMINISTIC)
 def test_what_draws_nothing_is_the_packages_own_result(corruption):
     data = np.round(picture() * 255).astype(np.uint8)
