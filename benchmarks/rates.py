@@ -12,7 +12,8 @@ from skimage import data
 
 from benchmarks.harness import device_name, seconds, versions, write
 from benchmarks.inputs import vit_b
-from mae_helpers.encoder.walk import PerImage, classify, one_pass
+from mae_helpers.encoder.passes import PerImage, one_pass
+from mae_helpers.encoder.walk import classify
 from mae_helpers.images.sets import ImageSet
 from mae_helpers.profile.machine import Compute
 from mae_helpers.profile.settings import Input

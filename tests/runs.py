@@ -8,7 +8,8 @@ from pathlib import Path
 
 import torch
 
-from mae_helpers.measures import robustness
+from mae_helpers.measures.accuracy import accuracy_table
+from mae_helpers.measures.alignment import alignment, alignment_table
 from mae_helpers.perturbations.blur import blur_levels
 from mae_helpers.perturbations.occlusion import Occlusion
 from mae_helpers.run import chapter
@@ -37,11 +38,9 @@ def tables(profile: str | Path, folder: str | Path) -> None:
     here = chapter.begin(str(profile), "cpu", results_folder=str(folder))
     sets = {name: here.images() for name in ("mae_finetuned", "vit_supervised")}
     predictions = here.sweep(sets, levels(), "prediction")
-    here.save(
-        robustness.accuracy_table(predictions, sets).assign(kernel_size=0, sigma=0, psnr_db=0, ssim=0), "table1_blur"
-    )
-    moved = robustness.alignment(here.sweep(sets, levels(), "embedding"), predictions, sets)
-    here.save(robustness.alignment_table(moved).assign(perturbation="all"), "table3_cosine")
+    here.save(accuracy_table(predictions, sets).assign(kernel_size=0, sigma=0, psnr_db=0, ssim=0), "table1_blur")
+    moved = alignment(here.sweep(sets, levels(), "embedding"), predictions, sets)
+    here.save(alignment_table(moved).assign(perturbation="all"), "table3_cosine")
 
 
 def killed_before_the_name(profile: str | Path, folder: str | Path, number: int) -> None:

@@ -7,13 +7,15 @@ import pytest
 import torch
 from conftest import make_vit
 
-from mae_helpers.encoder import walk as encoder
-from mae_helpers.encoder.walk import PerImage, classify, mean_patch, one_pass, walk
+from mae_helpers.encoder import passes
+from mae_helpers.encoder.passes import PerImage, one_pass
+from mae_helpers.encoder.vit import compile_blocks
+from mae_helpers.encoder.walk import classify, mean_patch, walk
 from mae_helpers.measures.attention import Rollout
 from mae_helpers.measures.features import head_features
 from mae_helpers.measures.subspaces import Moments
 from mae_helpers.perturbations.levels import Clean
-from mae_helpers.profile.machine import Compute, compile_blocks, computing_of, number_format
+from mae_helpers.profile.machine import Compute, computing_of, number_format, pick_device
 from mae_helpers.profile.settings import Computing
 from mae_helpers.sweep import sweep
 
@@ -201,14 +203,14 @@ def test_a_gpu_agrees_with_the_cpu(tiny_vit, tiny_images, precision, tolerance):
 )
 def test_a_sweep_survives_one_lack_of_memory_and_names_a_lasting_one(tmp_path, tiny_images, monkeypatch, error):
     """Of a GPU, of NumPy and of PyTorch on the CPU: once, the result is the same; always, it is one clear error."""
-    vit, left, real = make_vit(1), [], encoder.walk
+    vit, left, real = make_vit(1), [], passes.walk
 
     def walk(*given):
         if not left or left.pop():
             raise error
         yield from real(*given)
 
-    monkeypatch.setattr(encoder, "walk", walk)
+    monkeypatch.setattr(passes, "walk", walk)
     subject = sweep.Subject("mae", lambda: vit, tiny_images, "1")
 
     def swept(folder, failures, compute):
@@ -226,6 +228,24 @@ def test_a_sweep_survives_one_lack_of_memory_and_names_a_lasting_one(tmp_path, t
 
 
 def test_other_errors_are_not_taken_for_a_lack_of_memory(tiny_vit, tiny_images, monkeypatch):
-    monkeypatch.setattr(encoder, "walk", lambda *_: (_ for _ in ()).throw(RuntimeError("mat1 and mat2")))
+    monkeypatch.setattr(passes, "walk", lambda *_: (_ for _ in ()).throw(RuntimeError("mat1 and mat2")))
     with pytest.raises(RuntimeError, match="mat1 and mat2"):
         one_pass(tiny_vit, tiny_images, {})
+
+
+def test_device_auto_and_cpu():
+    assert pick_device("cpu") == torch.device("cpu")
+    assert pick_device().type == ("cuda" if torch.cuda.is_available() else "cpu")
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        *((name, "PyTorch sees 0 CUDA devices") for name in ("cuda", "cuda:0") if not torch.cuda.is_available()),
+        ("cuda:99", "PyTorch sees"),
+        *((name, "use auto, cpu") for name in ("gpu", "cuda:first", "")),
+    ],
+)
+def test_a_device_that_is_absent_or_none_is_named(name, told):
+    with pytest.raises(ValueError, match=f"device '{name}': {told}"):
+        pick_device(name)

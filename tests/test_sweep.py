@@ -16,10 +16,9 @@ from safetensors.torch import save_file
 
 from mae_helpers.encoder.weights import CheckpointError, load_model
 from mae_helpers.images.sets import open_images
-from mae_helpers.measures import robustness
-from mae_helpers.measures.robustness import cosine
-from mae_helpers.perturbations import blur as perturbations
-from mae_helpers.perturbations.blur import GaussianBlur, blur_levels
+from mae_helpers.measures.accuracy import accuracy_table
+from mae_helpers.measures.alignment import cosine
+from mae_helpers.perturbations import levels as perturbations
 from mae_helpers.perturbations.corruptions import Corruption
 from mae_helpers.perturbations.levels import Clean, Unchanged
 from mae_helpers.perturbations.occlusion import Occlusion, occlusion_levels
@@ -641,7 +640,7 @@ def test_the_batch_size_changes_no_prediction_no_ranking_and_no_accuracy(pair, t
         for name, cell in found[-1].items():
             cell["clean"] |= rollouts[name]["clean"]
         predictions = {name: {level: v["prediction"] for level, v in cell.items()} for name, cell in found[-1].items()}
-        tables.append(robustness.accuracy_table(predictions, sets).to_csv())
+        tables.append(accuracy_table(predictions, sets).to_csv())
     assert tables[0] == tables[1]
     for name in sets:
         for level in levels:

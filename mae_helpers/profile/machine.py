@@ -9,7 +9,6 @@ from functools import cache
 from typing import get_args
 
 import torch
-from torch import nn
 
 from mae_helpers.profile.parameters import shown
 from mae_helpers.profile.settings import Computing, Precision
@@ -109,11 +108,3 @@ def keep_freed_memory() -> None:
     trim_threshold, mmap_threshold = -1, -3  # of glibc's malloc.h
     mallopt(trim_threshold, 2**31 - 1)
     mallopt(mmap_threshold, 2**30)
-
-
-def compile_blocks(model: nn.Module, backend: str = "inductor") -> nn.Module:
-    """Compile what lies between the places where a block is read: its norms and its MLP, two thirds of the work."""
-    for block in model.blocks:
-        for part in (block.norm1, block.norm2, block.mlp):
-            part.compile(backend=backend)
-    return model

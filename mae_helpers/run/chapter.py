@@ -12,12 +12,12 @@ from timm.models.vision_transformer import VisionTransformer
 
 from mae_helpers import figures
 from mae_helpers.encoder import weights as checkpoints
-from mae_helpers.encoder.walk import Statistic, one_pass
+from mae_helpers.encoder.passes import Statistic, one_pass
 from mae_helpers.images import sets as images
 from mae_helpers.images.decoded import decoded
 from mae_helpers.images.sets import ImageSet
 from mae_helpers.perturbations.levels import Perturbation
-from mae_helpers.profile.machine import Compute, computing_of
+from mae_helpers.profile.machine import Compute, computing_of, pick_device
 from mae_helpers.profile.parameters import check_parameter
 from mae_helpers.profile.settings import Profile, load_profile
 from mae_helpers.run import tables as results
@@ -189,7 +189,7 @@ def begin(
     loaded = load_profile(profile)
     compute, tables = computing_of(loaded.compute, precision), results.folder(loaded, results_folder)
     workers = None if scheduler is None else Workers(scheduler, device)
-    chapter = Chapter(loaded, checkpoints.pick_device(device), seed, tables, compute, workers)
+    chapter = Chapter(loaded, pick_device(device), seed, tables, compute, workers)
     torch.manual_seed(seed)
     figures.use_style()
     return chapter

@@ -14,6 +14,7 @@ from mae_helpers.encoder import weights as checkpoints
 from mae_helpers.images import sets as images
 from mae_helpers.perturbations import imagenet_c
 from mae_helpers.profile.files import StorageError
+from mae_helpers.profile.machine import pick_device
 from mae_helpers.profile.parameters import parse_value
 from mae_helpers.profile.progress import PROGRESS_FILE
 from mae_helpers.profile.settings import ROOT, Profile, load_profile, reference
@@ -30,7 +31,7 @@ def check_inputs(profile: Profile, device: str) -> None:
 
     Weights that are missing are downloaded here; optional images that are missing are named.
     """
-    checkpoints.pick_device(device)
+    pick_device(device)
     images.first_images(profile)
     images.second_images(profile)
     images.shifted_images(profile)
@@ -48,7 +49,7 @@ def check_inputs(profile: Profile, device: str) -> None:
 
 def default_jobs(device: str, scheduler: int | str | None = None) -> int:
     """How many chapters to run side by side: two on a CPU with two cores or more; one on a GPU, or where workers are busy."""
-    busy = scheduler is not None or checkpoints.pick_device(device).type == "cuda"
+    busy = scheduler is not None or pick_device(device).type == "cuda"
     return 1 if busy else min(2, os.cpu_count() or 1)
 
 
@@ -124,7 +125,7 @@ class Run:
             check_inputs(self.profile, self.device)
         about = {
             "profile": self.profile.name,
-            "device": str(checkpoints.pick_device(self.device)),
+            "device": str(pick_device(self.device)),
             "data": self.data,
             "checkpoints": checkpoints.checkpoint_hashes(self.profile) if stale else {},
             "provenance": results.provenance(),

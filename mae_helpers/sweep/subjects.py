@@ -12,9 +12,10 @@ import torch
 from timm.models.vision_transformer import VisionTransformer
 
 from mae_helpers.encoder import weights as checkpoints
+from mae_helpers.encoder.vit import compile_blocks
 from mae_helpers.images.decoded import decoded
 from mae_helpers.images.sets import ImageSet, open_images
-from mae_helpers.profile.machine import Compute, compile_blocks, computing_of
+from mae_helpers.profile.machine import Compute, computing_of, pick_device
 from mae_helpers.profile.settings import Images, Input, Profile
 
 PART = 2048  # images of one cell: a larger set is cut, so that a killed run loses little and many workers have work
@@ -145,7 +146,7 @@ def origin_of(
 
 def reopened(origin: Origin) -> tuple[Subject, Compute]:
     """The subject that an origin describes, in another process; what it opened for earlier tasks is used again."""
-    profile, name, device = origin.profile, origin.model, checkpoints.pick_device(origin.device)
+    profile, name, device = origin.profile, origin.model, pick_device(origin.device)
     compute = _once((profile.compute, origin.precision), partial(computing_of, profile.compute, origin.precision))
     whole = _once(
         (origin.images, origin.input, origin.state, origin.pixels),

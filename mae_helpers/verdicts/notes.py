@@ -14,7 +14,7 @@ from sklearn.metrics import pairwise_distances
 
 from mae_helpers.images.sets import ImageSet, open_images
 from mae_helpers.measures import features
-from mae_helpers.measures.robustness import cosine
+from mae_helpers.measures.alignment import cosine
 from mae_helpers.measures.separability import knn_percent
 from mae_helpers.perturbations.blur import BLUR
 from mae_helpers.perturbations.occlusion import ranked
