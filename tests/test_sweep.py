@@ -18,7 +18,8 @@ from mae_helpers.encoder.weights import CheckpointError, load_model
 from mae_helpers.images.sets import open_images
 from mae_helpers.measures.accuracy import accuracy_table
 from mae_helpers.measures.alignment import cosine
-from mae_helpers.perturbations import levels as perturbations
+from mae_helpers.perturbations import blur as perturbations
+from mae_helpers.perturbations.blur import GaussianBlur, blur_levels
 from mae_helpers.perturbations.corruptions import Corruption
 from mae_helpers.perturbations.levels import Clean, Unchanged
 from mae_helpers.perturbations.occlusion import Occlusion, occlusion_levels

@@ -50,7 +50,7 @@ class CorruptedFiles(Perturbation):
                 raise ImageError(
                     f"{path}: no such file; ImageNet-C must hold the images that `images` names, the validation set's"
                 )
-            return read(lambda: opened(path), path, images.input.size, remedy="replace the file")
+            return read(lambda: opened(path), path, images.input.size, "squash", remedy="replace")
 
         return file_of
 
