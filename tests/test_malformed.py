@@ -827,7 +827,7 @@ def test_all_values_of_the_chapters_and_of_the_papers_profile_are_of_their_kind(
     ],
 )
 def test_a_whole_number_is_a_number_and_true_is_none(value, default, fitting):
-    with nullcontext() if fitting else pytest.raises(ValueError, match="parameter 'a' is .*; use [a-z ]+"):
+    with nullcontext() if fitting else pytest.raises(ValueError, match=r"parameter 'a' is .*; use [a-z ]+"):
         check_parameter("a", value, [default])
 
 
