@@ -18,7 +18,6 @@ from mae_helpers.encoder.weights import (
     file_hash,
     load_decoder,
     load_model,
-    pick_device,
     random_model,
     read_weights,
     settings_of,
@@ -271,29 +270,6 @@ def test_random_model_leaves_the_global_generator_alone(tiny):
     torch.manual_seed(5)
     random_model(tiny, "mae_pretrained", seed=9)
     assert torch.equal(torch.rand(3), expected)
-
-
-def test_device_auto_and_cpu():
-    assert pick_device("cpu") == torch.device("cpu")
-    assert pick_device().type == ("cuda" if torch.cuda.is_available() else "cpu")
-
-
-@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device here")
-@pytest.mark.parametrize("name", ["cuda", "cuda:0", "cuda:1"])
-def test_absent_cuda_is_an_error(name):
-    with pytest.raises(ValueError, match=f"device '{name}': PyTorch sees 0 CUDA devices"):
-        pick_device(name)
-
-
-def test_a_cuda_device_beyond_the_last_is_an_error():
-    with pytest.raises(ValueError, match="device 'cuda:99': PyTorch sees"):
-        pick_device("cuda:99")
-
-
-@pytest.mark.parametrize("name", ["gpu", "cuda:first", ""])
-def test_nonsense_device_is_an_error(name):
-    with pytest.raises(ValueError, match=f"device '{name}': use auto, cpu"):
-        pick_device(name)
 
 
 @pytest.mark.parametrize(
