@@ -52,7 +52,8 @@ def architecture(model: Model, size: int | None = None) -> VisionTransformer:
 
 def _misread(state: LayerState) -> str | None:
     """What is wrong with a layer whose heads' outputs, read before `attn.proj`, are not the A V of its own qkv."""
-    outputs, expected = state.head_outputs(), state.attention() @ state.split()[2]  # [image, head, token, feature]
+    outputs = state.head_outputs()  # [image, head, token, feature]
+    expected = state.attention() @ state.query_key_value()[2]
     if not torch.isfinite(outputs).all():
         return "its head outputs are not finite; fetch or train its weights again"
     off, size = float((outputs - expected).abs().max()), float(expected.abs().max())

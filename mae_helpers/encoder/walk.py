@@ -67,7 +67,7 @@ class LayerState:
         """The mean of A over heads, (B, 1 + N, 1 + N) in float32; formed once, as A is."""
         return self._mean_attention
 
-    def split(self) -> Tensor:
+    def query_key_value(self) -> Tensor:
         """Q, K and V as `attn.qkv` gives them, before any norm: (3, B, heads, 1 + N, d_h)."""
         batch, length, _ = self.qkv.shape
         return self.qkv.reshape(batch, length, 3, self.block.attn.num_heads, -1).permute(2, 0, 3, 1, 4)
@@ -76,7 +76,7 @@ class LayerState:
     @torch.no_grad()  # norms of Q and K have weights
     def _attention(self) -> Tensor:
         attn = self.block.attn
-        query, key, _ = self.split()  # each [image, head, token, feature]
+        query, key, _ = self.query_key_value()  # each [image, head, token, feature]
         query, key = attn.q_norm(query), attn.k_norm(key)
         scores = (query * attn.scale).float() @ key.float().transpose(-2, -1)  # [image, head, query, key]
         return torch.softmax(scores, dim=-1)

@@ -1,16 +1,21 @@
 """What a masked autoencoder sees and what it makes of it: masked images and reconstructions, for looking at."""
 
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import numpy as np
 import torch
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
+from mae_helpers.encoder.passes import Batches
 from mae_helpers.encoder.walk import visible_patches, walk
+from mae_helpers.profile.settings import Input
 
-if TYPE_CHECKING:
-    from mae_helpers.images.sets import ImageSet
+
+class Pictures(Batches, Protocol):
+    """Images, and the normalisation by which they became what the model takes."""
+
+    input: Input
 
 
 def pixels(images: Tensor, mean: list[float], std: list[float]) -> np.ndarray:
@@ -28,7 +33,7 @@ def hide_patches(images: Tensor, visible: Tensor, patch_size: int, fill: float =
 
 @torch.no_grad()
 def reconstruct(
-    model: VisionTransformer, decoder: nn.Module | None, images: "ImageSet", ratio: float, seed: int = 0
+    model: VisionTransformer, decoder: nn.Module | None, images: Pictures, ratio: float, seed: int = 0
 ) -> list[np.ndarray]:
     """Rows of pixels (B, H, W, 3): the images, their visible patches, and with a decoder the reconstructions.
 
