@@ -10,14 +10,13 @@ import pandas as pd
 import torch
 from timm.models.vision_transformer import VisionTransformer
 
-from mae_helpers import figures
 from mae_helpers.encoder import weights as checkpoints
 from mae_helpers.encoder.walk import Statistic, one_pass
-from mae_helpers.images import sets as images
+from mae_helpers.figures.style import use_style
 from mae_helpers.images.decoded import decoded
-from mae_helpers.images.sets import ImageSet
+from mae_helpers.images.sets import ImageSet, first_images, second_images, shifted_images
 from mae_helpers.perturbations.levels import Perturbation
-from mae_helpers.profile.machine import Compute, computing_of
+from mae_helpers.profile.machine import Compute, computing_of, pick_device
 from mae_helpers.profile.parameters import check_parameter
 from mae_helpers.profile.settings import Profile, load_profile
 from mae_helpers.run import tables as results
@@ -38,8 +37,8 @@ class Chapter:
     workers: Workers | None = None
     opened: dict[str, VisionTransformer] = field(default_factory=dict, repr=False)
 
-    def _decoded(self, found: ImageSet) -> ImageSet:
-        return decoded(found, self.tables / "pixels", self.compute.workers)
+    def _decoded(self, whole: ImageSet) -> ImageSet:
+        return decoded(whole, self.tables / "pixels", self.compute.workers)
 
     def images(self, classes: list[str] | None = None, per_class: int | None = None) -> ImageSet:
         """The profile's images: the first `per_class` of each of `classes`, by default all."""
@@ -57,16 +56,16 @@ class Chapter:
     @cached_property
     def all_images(self) -> ImageSet:
         """All images of the profile; their files are decoded once, whichever chapter asks first."""
-        return self._decoded(images.first_images(self.profile))
+        return self._decoded(first_images(self.profile))
 
     def second_images(self) -> ImageSet | None:
         """The profile's second image set, or None where it names none or its optional folder is missing."""
-        found = images.second_images(self.profile)
-        return None if found is None else self._decoded(found)
+        second = second_images(self.profile)
+        return None if second is None else self._decoded(second)
 
     def shifted_images(self) -> dict[str, ImageSet]:
         """The profile's further test sets by name, ImageNet-R and ImageNet-A, without those that are left out."""
-        return {name: self._decoded(found) for name, found in images.shifted_images(self.profile).items()}
+        return {name: self._decoded(shifted) for name, shifted in shifted_images(self.profile).items()}
 
     def model(self, name: str) -> VisionTransformer:
         """A model of the profile by name, read once; `random` is mae_pretrained's architecture with random weights."""
@@ -142,13 +141,13 @@ class Chapter:
         return replace(found, origin=origin_of(self.profile, name, chosen, device, self.seed, self.compute, pixels))
 
     @cached_property
-    def origin(self) -> dict[str, str]:
+    def made_from(self) -> dict[str, str]:
         """What the tables of this run are made from."""
-        return results.origin(self.profile)
+        return results.made_from(self.profile)
 
     def read(self, name: str) -> pd.DataFrame:
         """A table that another chapter wrote; an error where it is missing or of another run."""
-        return results.read_table(name, self.tables, self.origin)
+        return results.read_table(name, self.tables, self.made_from)
 
     def found(self, names: Iterable[str]) -> dict[str, pd.DataFrame]:
         """Those of the tables `names` that other chapters have written, by name; an error where one is of another run."""
@@ -156,7 +155,7 @@ class Chapter:
 
     def save(self, table: pd.DataFrame, name: str) -> pd.DataFrame:
         """Write a table to the run's results and pass it on."""
-        results.save_table(table, name, self.tables, self.origin)
+        results.save_table(table, name, self.tables, self.made_from)
         return table
 
     def pictured(self, chosen: ImageSet, what: str) -> None:
@@ -189,7 +188,7 @@ def begin(
     loaded = load_profile(profile)
     compute, tables = computing_of(loaded.compute, precision), results.folder(loaded, results_folder)
     workers = None if scheduler is None else Workers(scheduler, device)
-    chapter = Chapter(loaded, checkpoints.pick_device(device), seed, tables, compute, workers)
+    chapter = Chapter(loaded, pick_device(device), seed, tables, compute, workers)
     torch.manual_seed(seed)
-    figures.use_style()
+    use_style()
     return chapter
