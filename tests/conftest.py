@@ -18,6 +18,7 @@ from mae_helpers.images.sets import ImageSet
 from mae_helpers.profile.settings import Input, load_profile
 from mae_helpers.run import command as run
 from mae_helpers.run import site as book
+from mae_helpers.sweep.subjects import Subject
 
 # Four layers are the fewest that every rule in claims/ can read (thirds, quarters, three-layer climbs).
 TINY = {"img_size": 32, "patch_size": 8, "embed_dim": 24, "depth": 4, "num_heads": 4}
@@ -89,6 +90,21 @@ def tiny_profile(tmp_path: Path) -> Callable[..., Path]:
         return path
 
     return write
+
+
+@pytest.fixture
+def pair(tiny_profile: Callable[..., Path]) -> list[Subject]:
+    """Two classifiers of a tiny profile with its twelve images, the second with a normalisation of its own."""
+    profile = load_profile(tiny_profile())
+    half = profile.models["vit_supervised"].model_copy(update={"mean": [0.5] * 3, "std": [0.5] * 3})
+    profile = profile.model_copy(update={"models": profile.models | {"vit_supervised": half}})
+    return [Subject(profile, name, profile.images, tuple(range(12))) for name in ("mae_finetuned", "vit_supervised")]
+
+
+@pytest.fixture
+def mae(pair: list[Subject]) -> Subject:
+    """The first of the pair."""
+    return pair[0]
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""Perturbations that make trouble where they are computed."""
+"""Perturbations for tests: some make trouble where they are computed."""
 
 import os
 import signal
@@ -9,6 +9,25 @@ from typing import ClassVar
 from distributed import get_worker
 
 from mae_helpers.perturbations.levels import Clean
+
+
+@dataclass(frozen=True)
+class Tint(Clean):
+    """Nothing is done; it has a field of any kind, and a name of its own."""
+
+    colours: object = None
+    name: str = "tint"
+
+
+@dataclass(frozen=True)
+class Counting(Clean):
+    """Nothing is done, and noted for each image."""
+
+    seen: ClassVar[list[str]] = []
+    name: ClassVar[str] = "counting"
+
+    def change(self, images, clean):
+        return lambda pixels, name: (self.seen.append(name), pixels)[1]
 
 
 @dataclass(frozen=True)

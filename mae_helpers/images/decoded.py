@@ -1,77 +1,100 @@
-"""Images decoded once: their bytes at the model's input size, kept on disk in blocks that all chapters share."""
+"""Images decoded once: their bytes at the model's input size, in one memory-mapped file that all chapters share."""
 
 import hashlib
 import json
+import os
 import threading
 import warnings
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
-from io import BytesIO
 from pathlib import Path
+from zlib import crc32
 
 import numpy as np
+from numpy.lib.format import open_memmap
 
 from mae_helpers.images.sets import ImageSet
-from mae_helpers.profile.files import WAIT, claim, write_whole
+from mae_helpers.profile.files import WAIT, StorageError, claim, storage_error
 
-BLOCK = 64  # images of one file: 10 MB at 224 px
+BLOCK = 64  # images that are decoded at once: 10 MB at 224 px
 
 
 @dataclass
-class Blocks:
-    """The decoded bytes of an image set, (H, W, 3) by row; a block is decoded by several threads when first asked for."""
+class Decoded:
+    """The bytes of `count` images of `size` px, (H, W, 3) by row; a block is decoded by several threads when first asked for.
 
-    images: ImageSet
-    folder: Path
+    The file has a record a block: its bytes, then their checksum, 0 until the block was written. So what a killed process
+    left half-written is no block.
+    """
+
+    path: Path
+    count: int
+    size: int
+    image: Callable[[int], np.ndarray]
     workers: int
-    opened: dict[int, np.ndarray] = field(default_factory=dict)
+    blocks: np.ndarray | None = None
+    whole: set[int] = field(default_factory=set)
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def row(self, row: int) -> np.ndarray:
         """The bytes of one image."""
         with self.lock:
             number = row // BLOCK
-            if number not in self.opened:
-                self.opened[number] = self._open(number)
-            return self.opened[number][row % BLOCK]
+            if number not in self.whole and not self._holds(number):
+                lock = self.path.with_suffix(".lock")
+                with claim([lock], WAIT) or nullcontext():  # another chapter that decodes it is waited for
+                    if not self._holds(number, warn=True):
+                        self._write(number)
+            return self.blocks["bytes"][number, row % BLOCK]
 
-    def _open(self, number: int) -> np.ndarray:
-        path = self._path(number)
-        if not path.exists():
-            with (
-                claim([path.with_suffix(".lock")], WAIT) or nullcontext()
-            ):  # another chapter that decodes it is waited for
-                if not path.exists():
-                    self._decode(number)
-        return self._read(number)
+    @property
+    def _layout(self) -> tuple[np.dtype, tuple[int]]:
+        record = [("bytes", np.uint8, (BLOCK, self.size, self.size, 3)), ("checksum", "<u4")]
+        return np.dtype(record), (-(-self.count // BLOCK),)
 
-    def _path(self, number: int) -> Path:
-        return self.folder / f"{number:05d}.npy"
-
-    def _rows(self, number: int) -> range:
-        return range(number * BLOCK, min((number + 1) * BLOCK, len(self.images)))
-
-    def _read(self, number: int) -> np.ndarray:
-        expected = (len(self._rows(number)), self.images.input.size, self.images.input.size, 3)
+    def _holds(self, number: int, warn: bool = False) -> bool:
+        """Whether the file, looked at afresh, has this block whole; one of another kind is taken away where it `warn`s."""
+        if not self.path.exists():
+            return False
         try:
-            block = np.load(self._path(number), mmap_mode="r", allow_pickle=False)
-            if not isinstance(block, np.ndarray):  # a zip of arrays is opened too, whatever its name
-                raise ValueError("it holds several arrays")
-            if block.shape != expected or block.dtype != np.uint8:
-                raise ValueError(f"it holds {block.dtype} {block.shape}, not bytes {expected}")
-        except Exception as error:  # NumPy lets through what zipfile, tokenize and others say of damaged bytes
-            warnings.warn(f"{self._path(number)}: not a whole block of images ({error}); decoded again", stacklevel=4)
-            self._decode(number)
-            return self._read(number)
-        return block
+            self.blocks = open_memmap(self.path, mode="r")
+            if (self.blocks.dtype, self.blocks.shape) != self._layout:
+                raise ValueError(f"it holds {self.blocks.dtype} {self.blocks.shape}")
+        except Exception as error:  # NumPy lets through what tokenize and others say of damaged bytes
+            if warn:
+                warnings.warn(f"{self.path}: not a file of these images ({error}); decoded again", stacklevel=4)
+                self.path.unlink()
+            return False
+        content, checksum = self.blocks[number]
+        if crc32(content) == checksum:
+            self.whole.add(number)
+        elif checksum and warn:
+            warnings.warn(f"{self.path}: block {number} is not whole; decoded again", stacklevel=4)
+        return number in self.whole
 
-    def _decode(self, number: int) -> None:
+    def _write(self, number: int) -> None:
+        """Decode a block and write it; not through the map, where a full disk would kill the process."""
+        (kind, shape), rows = self._layout, range(number * BLOCK, min((number + 1) * BLOCK, self.count))
+        record = np.zeros((), kind)
         with ThreadPoolExecutor(self.workers) as pool:
-            block = np.stack(list(pool.map(lambda row: np.asarray(self.images.image(row)), self._rows(number))))
-        buffer = BytesIO()
-        np.save(buffer, block)
-        write_whole(self._path(number), buffer.getvalue())
+            for place, content in enumerate(pool.map(self.image, rows)):
+                record["bytes"][place] = content
+        record["checksum"] = crc32(record["bytes"])
+        try:
+            if not self.path.exists():
+                part = self.path.with_suffix(f".{os.getpid()}.part")
+                open_memmap(part, mode="w+", dtype=kind, shape=shape)  # takes no room but for what is written
+                part.replace(self.path)
+            offset = open_memmap(self.path, mode="r").offset + number * kind.itemsize
+            with self.path.open("r+b") as file:
+                file.seek(offset)
+                file.write(record.tobytes())
+        except OSError as error:
+            raise storage_error(error, self.path, record.nbytes) from error
+        if not self._holds(number):
+            raise StorageError(f"{self.path}: what was written there reads otherwise; choose another folder (--results)")
 
 
 def decoded(images: ImageSet, folder: Path, workers: int = 1) -> ImageSet:
@@ -81,7 +104,7 @@ def decoded(images: ImageSet, folder: Path, workers: int = 1) -> ImageSet:
     """
     if images.source is None or images.source.source in ("bundled", "digits"):
         return images
-    settings = images.input.model_dump(include={"size", "resize"})
-    key = json.dumps([images.state, settings, list(images.ids)])
-    blocks = Blocks(images, folder / hashlib.sha256(key.encode()).hexdigest()[:16], workers)
-    return replace(images, decoded=blocks.row)
+    key = json.dumps([images.state, images.input.size, images.input.resize, list(images.ids)])
+    path = folder / f"{hashlib.sha256(key.encode()).hexdigest()[:16]}.npy"
+    found = Decoded(path, len(images), images.input.size, lambda row: np.asarray(images.image(row)), workers)
+    return replace(images, pixels=lambda row: found.row(row).astype(np.float32) / 255)

@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath
 
 from PIL import Image
 
-from mae_helpers.images import labels as ground_truth
+from mae_helpers.images import labels
 from mae_helpers.images.labels import wordnet_ids
 from mae_helpers.images.pixels import SUFFIXES, ImageError, opened
 from mae_helpers.profile.parameters import shown
@@ -58,22 +58,19 @@ def folders(images: Images) -> Listing:
     return Listing(ids, [path.parent.name for path in paths], lambda row: opened(paths[row]), present, root)
 
 
-def _labelled(images: Images, root: Path, names: Sequence[str]) -> list[str]:
-    try:
-        return ground_truth.classes(images, root, names)
-    except (OSError, ValueError) as error:
-        raise ImageError(str(error)) from None
-
-
 def flat(images: Images) -> Listing:
     """One folder; classes come from the ground-truth file `labels`, or one of a usual name beside the images."""
     root = Path(images.folder)
     paths = image_files(root)
-    ids = [path.name for path in paths]
-    if not ids:
+    if not paths:
         raise ImageError(f"{root}: no image ({', '.join(sorted(SUFFIXES))}) in it; correct `folder`")
-    classes = _labelled(images, root, ids)
-    return Listing(ids, classes, lambda row: opened(paths[row]), sorted(set(classes)), root)
+    return _labelled(images, Listing([path.name for path in paths], (), lambda row: opened(paths[row]), (), root))
+
+
+def _labelled(images: Images, found: Listing) -> Listing:
+    """Images with the classes that a ground-truth file gives them."""
+    classes = labels.classes(images, found.root, found.ids)
+    return replace(found, classes=classes, present=sorted(set(classes)))
 
 
 def _by_class(named: Sequence[tuple[str, str, str]], read: Callable[[int], Image.Image], root: Path) -> Listing:
@@ -83,15 +80,25 @@ def _by_class(named: Sequence[tuple[str, str, str]], read: Callable[[int], Image
     return Listing(ids, classes, lambda row: read(order[row]), sorted(set(classes)), root)
 
 
-def _label(content: bytes, where: str) -> str:
+Place = tuple[Path, int, int]  # an archive, and first byte and size of a file in it
+
+
+def _content(place: Place) -> bytes:
+    archive, offset, size = place
+    with archive.open("rb") as file:
+        file.seek(offset)
+        return file.read(size)
+
+
+def _label(place: Place, where: str) -> str:
     """The WordNet id that a shard's .cls stands for."""
-    text = content.decode("utf-8", "replace").strip()
+    text = _content(place).decode("utf-8", "replace").strip()
     if not text.isdecimal() or len(text) > 9 or int(text) >= len(wordnet_ids()):
         raise ImageError(f"{where}: {text[:40]!r} is no class of ImageNet; a .cls holds a number from 0 to 999")
     return wordnet_ids()[int(text)]
 
 
-def _contents(file: tarfile.TarFile, prefix: PurePosixPath, start: int) -> Iterator[tuple[PurePosixPath, int, int]]:
+def _members(file: tarfile.TarFile, prefix: PurePosixPath, start: int) -> Iterator[tuple[PurePosixPath, int, int]]:
     """Path, first byte and size of each file of an archive and of the archives in it, which count as folders.
 
     ImageError for an image that is no plain file of the archive: a link, a sparse one, one of a name that climbs out.
@@ -107,16 +114,16 @@ def _contents(file: tarfile.TarFile, prefix: PurePosixPath, start: int) -> Itera
             raise ImageError(f"{shown(member.name)} lies outside of the archive's folder; pack it anew")
         if member.isreg() and path.suffix == ".tar":
             with tarfile.open(fileobj=file.extractfile(member), mode="r:") as inner:
-                yield from _contents(inner, path.with_suffix(""), offset)
+                yield from _members(inner, path.with_suffix(""), offset)
         elif member.isreg() and not path.name.startswith("."):
             yield path, offset, member.size
 
 
-def _scan(archive: Path, prefix: str) -> list[tuple[PurePosixPath, int, int]]:
-    """What `_contents` finds; an archive that is cut short, compressed or none at all is an ImageError."""
+def _scan(archive: Path, prefix: str) -> list[tuple[PurePosixPath, Place]]:
+    """The files of an archive; one that is cut short, compressed or none at all is an ImageError."""
     try:
         with tarfile.open(archive, "r:") as file:
-            found = list(_contents(file, PurePosixPath(prefix), 0))
+            found = [(path, (archive, *place)) for path, *place in _members(file, PurePosixPath(prefix), 0)]
             if file.offset + tarfile.BLOCKSIZE > archive.stat().st_size:  # tarfile itself does not miss the end's mark
                 raise tarfile.ReadError("its end is missing")
     except ImageError as error:
@@ -124,12 +131,6 @@ def _scan(archive: Path, prefix: str) -> list[tuple[PurePosixPath, int, int]]:
     except Exception as error:  # tarfile has errors of its own, and lets those of numbers and names through
         raise ImageError(f"{archive}: not a readable tar archive ({error}); copy it again, uncompressed") from None
     return found
-
-
-def _piece(archive: Path, offset: int, size: int) -> bytes:
-    with archive.open("rb") as file:
-        file.seek(offset)
-        return file.read(size)
 
 
 def tar(images: Images) -> Listing:
@@ -140,57 +141,45 @@ def tar(images: Images) -> Listing:
     """
     root = Path(images.folder)
     archives = [root] if root.is_file() else sorted(path for path in root.glob("*.tar") if path.is_file())
-    labels, named, places = {}, [], []
+    keys, pictures, named = {}, [], []
     for archive in archives:
-        scanned = _scan(archive, archive.stem if len(archives) > 1 or archive.stem in wordnet_ids() else "")
-        labels |= {path: (archive, *place) for path, *place in scanned if path.suffix == ".cls"}
-        places += [(path, archive, *place) for path, *place in scanned if path.suffix.lower() in SUFFIXES]
-    if not places:
+        inside = _scan(archive, archive.stem if len(archives) > 1 or archive.stem in wordnet_ids() else "")
+        keys |= {path: place for path, place in inside if path.suffix == ".cls"}
+        pictures += [(path, place) for path, place in inside if path.suffix.lower() in SUFFIXES]
+    if not pictures:
         raise ImageError(f"{root}: no image in it; name a tar archive, or a folder that holds some")
-    for path, archive, *_ in places:
-        if labels:
-            label = path.with_name(f"{path.name.split('.')[0]}.cls")
-            if label not in labels:
-                raise ImageError(f"{archive}: {path.name} has no .cls beside it; every image of a shard needs one")
-            named.append((_label(_piece(*labels[label]), f"{archive}/{label.name}"), path.name, str(path)))
+    for path, (archive, *_) in pictures:
+        label, folder = path.with_name(f"{path.name.split('.')[0]}.cls"), path.parent.name
+        if keys and label not in keys:
+            raise ImageError(f"{archive}: {path.name} has no .cls beside it; every image of a shard needs one")
+        if keys:
+            named.append((_label(keys[label], f"{archive}/{label.name}"), path.name, str(path)))
         else:
-            named.append((path.parent.name, path.name, "/".join(filter(None, (path.parent.name, path.name)))))
-    found = _by_class(named, lambda row: opened(BytesIO(_piece(*places[row][1:]))), root)
-    if any(found.classes):
-        return found
-    classes = _labelled(images, root, found.ids)
-    return replace(found, classes=classes, present=sorted(set(classes)))
+            named.append((folder, path.name, f"{folder}/{path.name}".lstrip("/")))
+    found = _by_class(named, lambda row: opened(BytesIO(_content(pictures[row][1]))), root)
+    return found if any(found.classes) else _labelled(images, found)
 
 
 def hugging_face(images: Images) -> Listing:
     """A data set by its name on the Hugging Face hub, `hf:ILSVRC/imagenet-1k`, or by its folder (timm's reader)."""
-    name = images.folder.removeprefix("hf:")
     if importlib.util.find_spec("datasets") is None:
         raise ImageError(f"{images.folder}: needs the package `datasets`; install it into the environment")
+    from pyarrow.compute import struct_field
     from timm.data.readers.reader_hfds import ReaderHfds
 
     try:
-        reader = ReaderHfds(name, split=images.split)
+        reader = ReaderHfds(images.folder.removeprefix("hf:"), split=images.split)
     except Exception as error:  # no network, no account, no such name or split: each has a kind of its own
         reason = str(error).strip().partition("\n")[0][:200]
         raise ImageError(f"{images.folder}, split {images.split!r}: {type(error).__name__}: {reason}") from error
-    labels, named = list(reader.dataset[reader.label_key]), {v: k for k, v in reader.class_to_idx.items()}
-    if len(named) == len(wordnet_ids()):  # the hub's ImageNet has words for names, in the usual order
-        named = dict(enumerate(wordnet_ids()))
-    names = _file_names(reader.dataset.data.column(reader.image_key))
-    classes = [named.get(label, "") for label in labels]  # a test set's are -1
-    ids = ["/".join(filter(None, pair)) for pair in zip(classes, names, strict=True)]
-    return _by_class(
-        list(zip(classes, names, ids, strict=True)), lambda row: opened(reader[row][0]), Path(images.folder)
-    )
-
-
-def _file_names(column: Sequence) -> list[str]:
-    """The name of each image's file in a column of (bytes, path), or its position where it has none."""
-    from pyarrow.compute import struct_field
-
-    paths = struct_field(column, "path").to_pylist()  # without reading the bytes
-    return [Path(path).name if path else f"{row:08d}" for row, path in enumerate(paths)]
+    known = {number: name for name, number in reader.class_to_idx.items()}
+    if len(known) == len(wordnet_ids()):  # the hub's ImageNet has words for names, in the usual order
+        known = dict(enumerate(wordnet_ids()))
+    paths = struct_field(reader.dataset.data.column(reader.image_key), "path").to_pylist()  # without reading the bytes
+    names = [Path(path).name if path else f"{row:08d}" for row, path in enumerate(paths)]
+    classes = [known.get(label, "") for label in reader.dataset[reader.label_key]]  # a test set's are -1
+    named = [(label, name, f"{label}/{name}".lstrip("/")) for label, name in zip(classes, names, strict=True)]
+    return _by_class(named, lambda row: opened(reader[row][0]), Path(images.folder))
 
 
 def detect(images: Images) -> str:
@@ -224,25 +213,26 @@ def listing(images: Images) -> Listing:
 
 
 def chosen_rows(found: Listing, images: Images) -> list[int]:
-    """The rows of a profile's wanted classes, the same number of each where there is a `count`; ImageError if too few."""
+    """The rows of a profile's wanted classes, the same number of each where there is a `count`; ImageError if too few.
+
+    Where no class is known, or asked for, the first `count`.
+    """
+    place, count = images.folder or images.source, images.count
     wanted = list(found.present) if images.classes in ("all", []) else images.classes
     missing = [name for name in wanted if name not in found.present]
     if missing:
-        raise ImageError(
-            f"{images.folder}: no folder for the classes {missing[:12]}; it holds {list(found.present)[:12]}"
-        )
-    if not any(wanted):  # no class is known, nor asked for
-        return list(range(len(found.ids)))
-    if images.count is not None and images.count % len(wanted):
-        raise ImageError(
-            f"{images.folder}: count {images.count} cannot be shared evenly by {len(wanted)} classes; change `count`"
-        )
+        raise ImageError(f"{place}: no folder for the classes {missing[:12]}; it holds {list(found.present)[:12]}")
+    if not any(wanted):
+        if len(found.ids) < (count or 0):
+            raise ImageError(f"{place}: {len(found.ids)} images, {count} were asked for; lower `count`")
+        return list(range(len(found.ids)))[:count]
+    if count is not None and count % len(wanted):
+        raise ImageError(f"{place}: count {count} cannot be shared evenly by {len(wanted)} classes; change `count`")
+    each = None if count is None else count // len(wanted)
     by_class: dict[str, list[int]] = {name: [] for name in wanted}
     for row, name in enumerate(found.classes):
-        if name in by_class:
-            by_class[name].append(row)
-    each = None if images.count is None else images.count // len(wanted)
+        by_class.get(name, []).append(row)
     for name, rows in by_class.items():
         if each and len(rows) < each:
-            raise ImageError(f"{images.folder}/{name}: {len(rows)} images, {each} were asked for; lower images.count")
+            raise ImageError(f"{place}/{name}: {len(rows)} images, {each} were asked for; lower images.count")
     return [row for rows in by_class.values() for row in rows[:each]]

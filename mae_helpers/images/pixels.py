@@ -4,6 +4,7 @@ Pixels are as they are stored, as torchvision's and timm's loaders have them, wi
 by EXIF, transparency left away, the first picture of an animation.
 """
 
+from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
 
@@ -54,3 +55,18 @@ def resize(image: Image.Image, size: int, how: str) -> Image.Image:
         raise ValueError(f"{image.width} x {image.height} pixels are too narrow to crop a square from; use squash")
     shorter = functional.resize(image, side, functional.InterpolationMode.BICUBIC)
     return functional.center_crop(shorter, [size, size])
+
+
+def read(
+    open_it: Callable[[], Image.Image],
+    path: Path | str,
+    size: int,
+    how: str = "squash",
+    remedy: str = "replace or remove the file",
+) -> np.ndarray:
+    """One image, (size, size, 3) float32 in [0, 1] in 256 steps; where it cannot be read, an ImageError names `path`."""
+    try:
+        return np.asarray(resize(rgb(open_it()), size, how), np.float32) / 255
+    except Exception as error:  # each format has errors of its own
+        reason = str(error).partition("\n")[0][:200] or type(error).__name__
+        raise ImageError(f"{path}: not a readable image ({reason}); {remedy}") from None

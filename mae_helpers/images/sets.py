@@ -3,8 +3,8 @@
 import hashlib
 import os
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -16,56 +16,57 @@ from PIL import Image
 from sklearn.datasets import load_digits
 from torch import Tensor
 
-from mae_helpers.images import labels as ground_truth
-from mae_helpers.images import layouts
-from mae_helpers.images.layouts import class_index
-from mae_helpers.images.pixels import SUFFIXES, ImageError, resize, rgb
+from mae_helpers.images import labels, layouts
+from mae_helpers.images.layouts import Listing, class_index
+from mae_helpers.images.pixels import SUFFIXES, ImageError, read
 from mae_helpers.profile.settings import Images, Input, Profile
 
 DEMO_FILE = Path(__file__).parents[1] / "demo" / "fashion_mnist_500.npz"
 DEMO_SHA256 = "5d83645d798d263e8c599a66ecaabb42305a62d1c3e794a6800d125b8b1fa15b"
+DEMO_CLASSES = "T-shirt/top, Trouser, Pullover, Dress, Coat, Sandal, Shirt, Sneaker, Bag, Ankle boot".split(", ")
 AHEAD = 2  # batches that are read while the model is busy
+Change = Callable[[np.ndarray, str], np.ndarray]  # pixels (H, W, 3) in [0, 1] and the image's id -> pixels
 
 
 @dataclass(frozen=True)
 class ImageSet:
-    """Images in a fixed order, each with a stable id and a label; pixels are read when asked for.
+    """Images in a fixed order, each with a stable id and a label.
 
     `labels` index the model's classes (-1 where there are none) and `classes` holds each image's class name.
+    `pixels(row)` gives an image at the model's input size, (H, W, 3) float32 in [0, 1], when it is asked for.
     """
 
     ids: Sequence[str]
     labels: np.ndarray
     classes: np.ndarray
-    read: Callable[[int], Image.Image]
+    pixels: Callable[[int], np.ndarray]
     input: Input
-    folder: Path | None = None  # the files' folder, where they are files; ids count from it
-    change: Callable[[np.ndarray, str], np.ndarray] | None = None  # of pixels, by id: see perturbations.py
-    stored: Mapping[str, np.ndarray] | None = None  # pixels by id, where they were read already
-    decoded: Callable[[int], np.ndarray] | None = None  # bytes (H, W, 3) at input size, decoded once: see decoded.py
-    source: Images | None = None  # the profile's entry that these come from
+    source: Images | None = None  # the profile's entry that these come from, unless their pixels were changed
     state: str = ""  # the digest of that source when it was opened
+
+    @classmethod
+    def of_pictures(
+        cls,
+        ids: Sequence[str],
+        labels: np.ndarray,
+        classes: np.ndarray,
+        picture: Callable[[int], Image.Image],
+        settings: Input,
+        folder: Path | str = "",
+    ) -> "ImageSet":
+        """Images of any size and mode; one that cannot be read is an ImageError with its path, `folder` and id."""
+
+        def pixels(row: int) -> np.ndarray:
+            return read(lambda: picture(row), Path(folder, ids[row]), settings.size, settings.resize)
+
+        return cls(ids, labels, classes, pixels, settings)
 
     def __len__(self) -> int:
         return len(self.ids)
 
     def image(self, row: int) -> Image.Image:
-        """Image `row` as RGB at the model's input size; an unreadable file is an ImageError with its path."""
-        if self.decoded is not None:
-            return Image.fromarray(self.decoded(row))
-        try:
-            return resize(rgb(self.read(row)), self.input.size, self.input.resize)
-        except Exception as error:  # each format has errors of its own
-            path = self.folder / self.ids[row] if self.folder else self.ids[row]
-            reason = str(error).partition("\n")[0][:200] or type(error).__name__
-            raise ImageError(f"{path}: not a readable image ({reason}); replace or remove the file") from None
-
-    def pixels(self, row: int) -> np.ndarray:
-        """Image `row`, (H, W, 3) float32 in [0, 1], changed where this is a perturbed set."""
-        if self.stored is not None:
-            return self.stored[self.ids[row]]
-        pixels = np.asarray(self.image(row), np.float32) / 255
-        return pixels if self.change is None else self.change(pixels, self.ids[row])
+        """Image `row` in bytes, RGB."""
+        return Image.fromarray(np.round(self.pixels(row) * 255).astype(np.uint8))
 
     def normalised(self, row: int) -> np.ndarray:
         """Image `row` as the model takes it, (3, H, W) float32."""
@@ -76,20 +77,22 @@ class ImageSet:
         """Images `rows`, normalised: (B, 3, H, W) float32."""
         return torch.from_numpy(np.stack([self.normalised(row) for row in rows]))
 
-    def batches(self, size: int, workers: int = 1) -> Iterator[tuple[range, Tensor]]:
-        """Walk through the set in order: (rows, images (B, 3, H, W)); `workers` threads read ahead of whoever asks."""
-        batches = [range(start, min(start + size, len(self))) for start in range(0, len(self), size)]
-        if workers < 2:
-            yield from ((rows, self.tensor(rows)) for rows in batches)
-            return
+    def batches(self, size: int, workers: int = 1) -> Iterator[tuple[range, list[str], Tensor]]:
+        """Walk through the set in order: (rows, ids, normalised images (B, 3, H, W)); `workers` threads read ahead."""
         pool, waiting = ThreadPoolExecutor(workers), deque()
+
+        def whole(rows: range, images: list[Future]) -> tuple[range, list[str], Tensor]:
+            tensor = torch.from_numpy(np.stack([image.result() for image in images]))
+            return rows, list(self.ids[rows.start : rows.stop]), tensor
+
         try:
-            for rows in [*batches, *[None] * AHEAD]:
-                if rows is not None:
-                    waiting.append((rows, [pool.submit(self.normalised, row) for row in rows]))
-                if waiting and (rows is None or len(waiting) > AHEAD):
-                    first, pixels = waiting.popleft()
-                    yield first, torch.from_numpy(np.stack([pixel.result() for pixel in pixels]))
+            for start in range(0, len(self), size):
+                rows = range(start, min(start + size, len(self)))
+                waiting.append((rows, [pool.submit(self.normalised, row) for row in rows]))
+                if len(waiting) > AHEAD:
+                    yield whole(*waiting.popleft())
+            while waiting:
+                yield whole(*waiting.popleft())
         finally:
             pool.shutdown(cancel_futures=True)  # whoever asks may stop early
 
@@ -115,15 +118,8 @@ class ImageSet:
     def take(self, rows: Sequence[int]) -> "ImageSet":
         """The images at `rows`, in that order."""
         rows = list(rows)
-        ids, read, decoded = [self.ids[row] for row in rows], self.read, self.decoded
-        return replace(
-            self,
-            ids=ids,
-            labels=self.labels[rows],
-            classes=self.classes[rows],
-            read=lambda row: read(rows[row]),
-            decoded=decoded and (lambda row: decoded(rows[row])),
-        )
+        kept = {"labels": self.labels[rows], "classes": self.classes[rows]}
+        return replace(self, ids=[self.ids[row] for row in rows], pixels=lambda row: self.pixels(rows[row]), **kept)
 
     def normalised_as(self, mean: Sequence[float] | None, std: Sequence[float] | None) -> "ImageSet":
         """The same images with another model's normalisation, or this very set where that is None."""
@@ -131,25 +127,25 @@ class ImageSet:
             return self
         return replace(self, input=self.input.model_copy(update={"mean": list(mean), "std": list(std)}))
 
-    def changed(self, change: Callable[[np.ndarray, str], np.ndarray]) -> "ImageSet":
-        """The same images, their pixels (H, W, 3) in [0, 1] passed through `change(pixels, id)` as they are read.
+    def changed(self, change: Change) -> "ImageSet":
+        """The same images, their pixels passed through `change(pixels, id)` as they are asked for."""
+        return replace(self, pixels=lambda row: change(self.pixels(row), self.ids[row]), source=None)
 
-        It takes the place of an earlier change.
+    def held(self, workers: int = 1, change: Change | None = None, processes: bool = False) -> "ImageSet":
+        """The same images read and, where there is a `change`, changed once, now in memory.
+
+        By `workers` threads; the change by as many `processes` where it cannot share one.
         """
-        return replace(self, change=change, stored=None)
-
-    def held(self, workers: int = 1, processes: bool = False) -> "ImageSet":
-        """The same images read and changed once, now in memory; by `workers` threads, or processes for the change."""
-        change, plain = self.change, self if not processes else replace(self, change=None)
+        apart = processes and change is not None
+        made = self if change is None else self.changed(change)
         with ThreadPoolExecutor(workers) as pool:
-            pixels = list(pool.map(plain.pixels, range(len(self))))
-        if processes and change is not None:
-            pairs = zip(pixels, self.ids, strict=True)
-            pixels = Parallel(n_jobs=workers)(delayed(change)(one, name) for one, name in pairs)
-        return replace(self, stored=dict(zip(self.ids, pixels, strict=True)))
+            pixels = list(pool.map((self if apart else made).pixels, range(len(self))))
+        if apart:
+            pixels = Parallel(n_jobs=workers)(delayed(change)(*one) for one in zip(pixels, self.ids, strict=True))
+        return replace(made, pixels=pixels.__getitem__)
 
 
-def _bundled(images: Images, settings: Input) -> ImageSet:
+def _bundled(images: Images) -> Listing:
     digest = hashlib.sha256(DEMO_FILE.read_bytes()).hexdigest() if DEMO_FILE.exists() else "no file"
     if digest != DEMO_SHA256:
         raise ImageError(
@@ -157,30 +153,20 @@ def _bundled(images: Images, settings: Input) -> ImageSet:
             "`python -m mae_helpers.demo.build_images`"
         )
     with np.load(DEMO_FILE) as file:
-        pixels, labels, index = file["images"], file["labels"], file["index"]
-    ids = [f"fashion-mnist/{label}/{number:05d}" for label, number in zip(labels, index, strict=True)]
-    if len(images.classes) != labels.max() + 1:
-        raise ImageError(f"images.classes names {len(images.classes)} classes; the bundled images have 10")
-    names = np.array(images.classes)[labels]
-    return ImageSet(ids, labels.astype(int), names, lambda row: Image.fromarray(pixels[row]), settings)
+        pixels, numbers, index = file["images"], file["labels"], file["index"]
+    ids = [f"fashion-mnist/{number}/{row:05d}" for number, row in zip(numbers, index, strict=True)]
+    names = [DEMO_CLASSES[number] for number in numbers]
+    return Listing(ids, names, lambda row: Image.fromarray(pixels[row]), DEMO_CLASSES)
 
 
-def _digits(images: Images, settings: Input) -> ImageSet:
+def _digits(images: Images) -> Listing:
+    """scikit-learn's digits; where no class is asked for they have none, and come in their own order."""
     digits = load_digits()
-    pixels = np.round(digits.images * (255 / 16)).astype(np.uint8)
-    ids = [f"digits/{row:04d}" for row in range(len(pixels))]
-    names = np.array([str(target) for target in digits.target])
-    return ImageSet(ids, np.full(len(ids), -1), names, lambda row: Image.fromarray(pixels[row]), settings)
-
-
-def _files(images: Images, settings: Input) -> ImageSet:
-    """Images that are files in one of the layouts."""
-    found = layouts.listing(images)
-    rows = layouts.chosen_rows(found, images)
-    ids, names = [found.ids[row] for row in rows], [found.classes[row] for row in rows]
-    positions = {name: class_index(name, position) if name else -1 for position, name in enumerate(found.present)}
-    labels = np.array([positions.get(name, -1) for name in names], int)
-    return ImageSet(ids, labels, np.array(names), lambda row: found.open(rows[row]), settings, found.root)
+    pixels, names = np.round(digits.images * (255 / 16)).astype(np.uint8), [str(target) for target in digits.target]
+    present = sorted(set(names)) if images.classes else []
+    return Listing(
+        [f"digits/{row:04d}" for row in range(len(names))], names, lambda row: Image.fromarray(pixels[row]), present
+    )
 
 
 def exists(images: Images) -> bool:
@@ -203,20 +189,23 @@ def open_images(images: Images, settings: Input) -> ImageSet:
     """The image set that a profile describes, in sorted order; ImageError where folder, class or count do not fit."""
     if not exists(images):
         raise ImageError(f"{images.folder}: no such folder of images; correct `folder`, or the variable behind it")
-    reader = {"bundled": _bundled, "digits": _digits}.get(images.source, _files)
-    found = replace(reader(images, settings), source=images, state=fingerprint(images))
-    if images.count is not None and len(found) < images.count:
-        raise ImageError(
-            f"{images.folder or images.source}: {len(found)} images, {images.count} were asked for; lower `count`"
-        )
-    if not len(found):
+    listing = {"bundled": _bundled, "digits": _digits}.get(images.source, layouts.listing)(images)
+    rows = layouts.chosen_rows(listing, images)
+    if not rows:
         raise ImageError(f"{images.folder}: no image ({', '.join(sorted(SUFFIXES))}) in it; correct `folder`")
-    return found.take(range(images.count)) if images.count else found
+    ids, names = [listing.ids[row] for row in rows], [listing.classes[row] for row in rows]
+    heads = () if images.source == "digits" else enumerate(listing.present)  # no model at hand knows digits
+    known = {name: class_index(name, position) for position, name in heads if name}
+    numbers = np.array([known.get(name, -1) for name in names], int)
+    found = ImageSet.of_pictures(
+        ids, numbers, np.array(names), lambda row: listing.open(rows[row]), settings, listing.root or ""
+    )
+    return replace(found, source=images, state=fingerprint(images))
 
 
 def fingerprint(images: Images) -> str:
     """A digest of an image source: the bundled file's bytes; names, sizes and times of the files of wanted classes."""
-    digest = hashlib.sha256(images.model_dump_json(exclude={"title"}).encode())
+    digest = hashlib.sha256(images.model_dump_json(exclude={"title", "optional"}).encode())
     if images.source == "bundled" and DEMO_FILE.exists():
         digest.update(DEMO_FILE.read_bytes())
     root = Path((images.folder or "").removeprefix("hf:"))
@@ -227,8 +216,8 @@ def fingerprint(images: Images) -> str:
         for path in sorted(path for path in files if path.suffix.lower() in {*SUFFIXES, ".tar"}):
             stat = path.stat() if path.exists() else path.lstat()  # of a broken link itself
             digest.update(os.fsencode(f"{path.relative_to(root)} {stat.st_size} {stat.st_mtime_ns}\n"))
-        labels = images.labels or ground_truth.find(root)
-        for path in (Path(labels), Path(labels).with_name("meta.mat")) if labels else ():
+        truth = images.labels or labels.find(root)
+        for path in (Path(truth), Path(truth).with_name("meta.mat")) if truth else ():
             digest.update(path.read_bytes() if path.is_file() else b"")
     return digest.hexdigest()
 

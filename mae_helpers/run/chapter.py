@@ -1,8 +1,8 @@
 """What every notebook begins with: the profile's images and models, a place for its tables, and one look."""
 
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from functools import cached_property, partial
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -13,14 +13,13 @@ from timm.models.vision_transformer import VisionTransformer
 from mae_helpers.encoder import weights as checkpoints
 from mae_helpers.encoder.walk import Statistic, one_pass
 from mae_helpers.figures.style import use_style
-from mae_helpers.images.decoded import decoded
-from mae_helpers.images.sets import ImageSet, first_images, second_images, shifted_images
+from mae_helpers.images.sets import ImageSet, fingerprint, left_out
 from mae_helpers.perturbations.levels import Perturbation
 from mae_helpers.profile.machine import Compute, computing_of, pick_device
 from mae_helpers.profile.parameters import check_parameter
-from mae_helpers.profile.settings import Profile, load_profile
+from mae_helpers.profile.settings import Images, Profile, load_profile
 from mae_helpers.run import tables as results
-from mae_helpers.sweep.subjects import Subject, open_model, origin_of, seen_by, subject_of
+from mae_helpers.sweep.subjects import Subject, open_source
 from mae_helpers.sweep.sweep import sweep
 from mae_helpers.sweep.workers import Workers
 
@@ -35,10 +34,14 @@ class Chapter:
     tables: Path
     compute: Compute = field(default_factory=Compute)
     workers: Workers | None = None
-    opened: dict[str, VisionTransformer] = field(default_factory=dict, repr=False)
 
-    def _decoded(self, whole: ImageSet) -> ImageSet:
-        return decoded(whole, self.tables / "pixels", self.compute.workers)
+    @property
+    def _pixels(self) -> Path:
+        return self.tables / "pixels"
+
+    def _opened(self, source: Images) -> ImageSet:
+        state = fingerprint(source)
+        return open_source(source, self.profile.input, state, self._pixels, self.compute.workers)
 
     def images(self, classes: list[str] | None = None, per_class: int | None = None) -> ImageSet:
         """The profile's images: the first `per_class` of each of `classes`, by default all."""
@@ -56,24 +59,25 @@ class Chapter:
     @cached_property
     def all_images(self) -> ImageSet:
         """All images of the profile; their files are decoded once, whichever chapter asks first."""
-        return self._decoded(first_images(self.profile))
+        return self._opened(self.profile.images)
 
     def second_images(self) -> ImageSet | None:
         """The profile's second image set, or None where it names none or its optional folder is missing."""
-        second = second_images(self.profile)
-        return None if second is None else self._decoded(second)
+        source = self.profile.second_images
+        return None if left_out(source) else self._opened(source)
 
     def shifted_images(self) -> dict[str, ImageSet]:
         """The profile's further test sets by name, ImageNet-R and ImageNet-A, without those that are left out."""
-        return {name: self._decoded(shifted) for name, shifted in shifted_images(self.profile).items()}
+        sources = self.profile.shifted_images.items()
+        return {name: self._opened(source) for name, source in sources if not left_out(source)}
 
     def model(self, name: str) -> VisionTransformer:
         """A model of the profile by name, read once; `random` is mae_pretrained's architecture with random weights."""
-        settings = checkpoints.settings_of(self.profile, "mae_pretrained" if name == "random" else name)
-        key = f"{name} {checkpoints.identity(settings)}"  # a file that was replaced meanwhile is read anew
-        if key not in self.opened:
-            self.opened[key] = open_model(self.profile, name, self.device, self.seed, self.compute.compile)
-        return self.opened[key]
+        return self._subject(name, str(self.device)).open()
+
+    def _subject(self, name: str, device: str) -> Subject:
+        settings = {"seed": self.seed, "precision": self.compute.precision, "pixels": self._pixels}
+        return Subject(self.profile, name, self.profile.images, device=device, **settings)
 
     def classifiers(self, per_class: int | None, supervised_per_class: int | None) -> dict[str, ImageSet]:
         """The profile's classifiers and the images that each is tested on: the first so many of each class.
@@ -94,7 +98,7 @@ class Chapter:
 
     def seen_by(self, name: str, chosen: ImageSet) -> ImageSet:
         """`chosen` with the normalisation that the model `name` was trained with."""
-        return seen_by(self.profile, name, chosen)
+        return self._subject(name, str(self.device)).seen(chosen)
 
     def compare(
         self,
@@ -129,16 +133,9 @@ class Chapter:
         `cells`; those that another chapter computed are read there. The others are computed by the chapter's workers,
         where it has some.
         """
-        subjects = [self._subject(name, chosen) for name, chosen in sets.items()]
+        device = self.workers.device if self.workers else str(self.device)
+        subjects = [self._subject(name, device).showing(chosen) for name, chosen in sets.items()]
         return sweep(subjects, levels, measure, self.tables / "cells", self.compute, self.workers)
-
-    def _subject(self, name: str, chosen: ImageSet) -> Subject:
-        device = self.workers.device if self.workers else self.device.type
-        found = subject_of(self.profile, name, chosen, partial(self.model, name), device, self.seed, self.compute)
-        if self.workers is None:
-            return found
-        pixels = self.tables / "pixels"
-        return replace(found, origin=origin_of(self.profile, name, chosen, device, self.seed, self.compute, pixels))
 
     @cached_property
     def made_from(self) -> dict[str, str]:

@@ -17,7 +17,7 @@ from mae_helpers.profile.files import remove, write_whole
 from mae_helpers.profile.parameters import check_parameter, shown
 from mae_helpers.profile.settings import ROOT, Profile
 from mae_helpers.run import usage
-from mae_helpers.sweep.dependencies import dependencies, imports
+from mae_helpers.sweep.current import code_behind, imports
 
 NOTEBOOKS, CODE, BENCHMARKS = ROOT / "notebooks", Path(__file__).parents[1], ROOT / "benchmarks"
 READS_TABLES = "reads-tables"  # tag of a cell that reads what other chapters wrote
@@ -142,7 +142,7 @@ def fingerprint(
     """
     cells, imported = read(path)["cells"], modules(path)
     what = {name: value for name, value in parameters.items() if name not in HOW}
-    parts = [data, dependencies(*imported).digest if imported else "", json.dumps(what, sort_keys=True)]
+    parts = [data, code_behind(*imported).digest if imported else "", json.dumps(what, sort_keys=True)]
     parts += [json.dumps([cell["cell_type"], cell["source"], cell["metadata"]], sort_keys=True) for cell in cells]
     read_by = {tag for cell in cells for tag in tags(cell)}
     beside = [names for start, names in BESIDE.items() if any(name.startswith(start) for name in imported)]

@@ -9,7 +9,8 @@ import json
 import re
 import warnings
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
+from functools import cached_property
 from io import BytesIO
 from pathlib import Path
 
@@ -17,15 +18,15 @@ import numpy as np
 
 from mae_helpers.perturbations.levels import Perturbation
 from mae_helpers.profile.files import write_whole
-from mae_helpers.sweep import recorded as measures
-from mae_helpers.sweep.dependencies import Dependencies, dependencies
+from mae_helpers.sweep import recorded
+from mae_helpers.sweep.current import Code, code_behind
 from mae_helpers.sweep.recorded import Arrays
 from mae_helpers.sweep.subjects import Subject
 
 
-def code_behind(perturbation: Perturbation) -> Dependencies:
-    """The code and libraries that decide a cell: those of the measures, and those of the perturbation's own module."""
-    return dependencies(measures.__name__, type(perturbation).__module__)
+def code_of(perturbation: Perturbation) -> Code:
+    """The code and libraries that decide a cell: those of what is recorded, and of the perturbation's own module."""
+    return code_behind(recorded.__name__, type(perturbation).__module__)
 
 
 def _plain(value: object) -> object:
@@ -39,46 +40,53 @@ def _plain(value: object) -> object:
     raise TypeError(f"{value!r}: a perturbation's fields must be numbers, text, arrays, or lists and mappings of them")
 
 
-def cell_key(subject: Subject, perturbation: Perturbation) -> str:
-    """The digest of everything that a cell depends on."""
-    kind = f"{type(perturbation).__module__}.{type(perturbation).__qualname__}"
-    parts = [subject.digest, kind, asdict(perturbation), list(perturbation.measures), code_behind(perturbation).digest]
-    return hashlib.sha256(json.dumps(parts, default=_plain).encode()).hexdigest()
-
-
 def _file_name(name: str) -> str:
     """A name without what could lead to another folder."""
     return re.sub(r"[^\w.-]", "_", name).lstrip(".") or "_"
 
 
-def cell_path(folder: Path, subject: Subject, perturbation: Perturbation) -> Path:
-    """Where a cell lies: `<folder>/<model>/<perturbation>-<key>.npz`."""
-    name = f"{_file_name(perturbation.name)}-{cell_key(subject, perturbation)[:16]}.npz"
-    return folder / _file_name(subject.name) / name
+@dataclass(frozen=True)
+class Cell:
+    """One file: what a model makes of its images under a perturbation."""
 
+    folder: Path
+    subject: Subject
+    perturbation: Perturbation
 
-def lock_path(path: Path) -> Path:
-    """The file that is locked while a cell is computed."""
-    return path.parent.parent / ".locks" / f"{path.parent.name}-{path.stem}"
+    @cached_property
+    def key(self) -> str:
+        """The digest of everything that it depends on."""
+        kind, what = type(self.perturbation), self.perturbation
+        parts = [self.subject.digest, f"{kind.__module__}.{kind.__qualname__}", asdict(what), list(what.measures)]
+        return hashlib.sha256(json.dumps([*parts, code_of(what).digest], default=_plain).encode()).hexdigest()
 
+    @property
+    def path(self) -> Path:
+        """Where it lies: `<folder>/<model>/<perturbation>-<key>.npz`."""
+        name = f"{_file_name(self.perturbation.name)}-{self.key[:16]}.npz"
+        return self.folder / _file_name(self.subject.name) / name
 
-def read_cell(path: Path, key: str, wanted: Sequence[str], warn: bool = True) -> Arrays | None:
-    """Measures from a cell's file; None where there is none, or, with a warning that names it, where it is damaged."""
-    try:
-        with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
-            if str(file["key"]) != key:
-                raise ValueError("it belongs to another cell")
-            return {name: file[name] for name in wanted}
-    except FileNotFoundError:
-        return None
-    except Exception as error:  # numpy and zipfile answer damage with a dozen kinds
-        if warn:
-            warnings.warn(f"{path}: not a whole cell ({error}); it is computed again", stacklevel=2)
-        return None
+    @property
+    def lock(self) -> Path:
+        """The file that is locked while it is computed."""
+        return self.folder / ".locks" / f"{self.path.parent.name}-{self.path.stem}"
 
+    def read(self, wanted: Sequence[str], warn: bool = True) -> Arrays | None:
+        """Some of its measures; None where there is no file, or, with a warning that names it, where it is damaged."""
+        try:
+            with self.path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
+                if str(file["key"]) != self.key:
+                    raise ValueError("it belongs to another cell")
+                return {name: file[name] for name in wanted}
+        except FileNotFoundError:
+            return None
+        except Exception as error:  # numpy and zipfile answer damage with a dozen kinds
+            if warn:
+                warnings.warn(f"{self.path}: not a whole cell ({error}); it is computed again", stacklevel=2)
+            return None
 
-def write_cell(path: Path, key: str, found: Arrays) -> None:
-    """Write a cell's file, whole or not at all."""
-    buffer = BytesIO()
-    np.savez(buffer, key=np.array(key), **found)
-    write_whole(path, buffer.getvalue())
+    def write(self, arrays: Arrays) -> None:
+        """Write its file, whole or not at all."""
+        buffer = BytesIO()
+        np.savez(buffer, key=np.array(self.key), **arrays)
+        write_whole(self.path, buffer.getvalue())

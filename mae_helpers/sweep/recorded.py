@@ -1,7 +1,7 @@
 """What a cell holds: measures of what models make of perturbed images. This module, and all that it imports, is its code."""
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 import numpy as np
@@ -27,6 +27,20 @@ MEASURES: dict[str, Callable[[VisionTransformer, Subject], Statistic]] = {
 }
 ROLLOUTS = ("cls_rollout", "patch_rollout")  # of the clean images: what guided perturbations look at
 Arrays = Mapping[str, np.ndarray]  # by measure, (images, ...)
+Results = dict[str, Arrays]  # by model
+
+
+@dataclass(frozen=True)
+class Task:
+    """Cells that are computed together: models that see the same images, under one perturbation.
+
+    `clean` has by model the clean images' rollouts, where the perturbation is guided.
+    """
+
+    subjects: tuple[Subject, ...]
+    perturbation: Perturbation
+    label: str
+    clean: Mapping[str, Arrays] = field(default_factory=dict, repr=False)
 
 
 def check(subject: Subject, model: VisionTransformer) -> None:
@@ -42,30 +56,25 @@ def check(subject: Subject, model: VisionTransformer) -> None:
         )
 
 
-def measured(
-    subjects: Sequence[Subject], perturbation: Perturbation, clean: Mapping[str, Arrays], compute: Compute, label: str
-) -> dict[str, Arrays]:
-    """All measures that a perturbation records, by model; each image is perturbed once for all models where that can be.
-
-    `clean` has by model the rollouts of the clean images, where the perturbation is guided.
-    """
-    models = {subject.name: subject.open() for subject in subjects}
-    changes = {one.name: perturbation.change(one.images, clean.get(one.name, {})) for one in subjects}
-    parts: dict[str, list[Arrays]] = {subject.name: [] for subject in subjects}
-    for subject in subjects:
-        check(subject, models[subject.name])
-    for start in range(0, len(subjects[0].images), CHUNK):
-        rows, stored = range(start, min(start + CHUNK, len(subjects[0].images))), None
-        for subject in subjects:
-            chosen = subject.images.take(rows).changed(changes[subject.name])
-            if not perturbation.guided:
-                in_processes = perturbation.in_processes and compute.workers > 1
-                stored = stored or chosen.held(compute.workers, in_processes).stored
-                chosen = replace(chosen, stored=stored)
-            model = models[subject.name]
-            statistics = {name: MEASURES[name](model, subject) for name in perturbation.measures}
-            parts[subject.name].append(one_pass(model, chosen, statistics, label=label, compute=compute))
+def measured(task: Task, compute: Compute) -> Results:
+    """All measures that a perturbation records, by model; each image is perturbed once for all models where that can be."""
+    first, perturbation = task.subjects[0], task.perturbation
+    models = {one.name: one.open() for one in task.subjects}
+    changes = {one.name: perturbation.change(one.images, task.clean.get(one.name, {})) for one in task.subjects}
+    for one in task.subjects:
+        check(one, models[one.name])
+    parts: dict[str, list[Arrays]] = {name: [] for name in models}
+    for start in range(0, len(first.rows), CHUNK):
+        rows = range(start, min(start + CHUNK, len(first.rows)))
+        if not perturbation.guided:
+            in_processes = perturbation.in_processes and compute.workers > 1
+            shared = first.images.take(rows).held(compute.workers, changes[first.name], in_processes)
+        for one in task.subjects:
+            own = one.images.take(rows).changed(changes[one.name]) if perturbation.guided else shared
+            seen, model = replace(own, input=one.images.input), models[one.name]
+            statistics = {name: MEASURES[name](model, one) for name in perturbation.measures}
+            parts[one.name].append(one_pass(model, seen, statistics, label=task.label, compute=compute))
     return {
-        name: {measure: np.concatenate([part[measure] for part in found]) for measure in perturbation.measures}
-        for name, found in parts.items()
+        name: {measure: np.concatenate([part[measure] for part in each]) for measure in perturbation.measures}
+        for name, each in parts.items()
     }

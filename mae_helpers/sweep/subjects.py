@@ -1,55 +1,113 @@
-"""What a sweep looks at: a model and the images that it is shown, opened here or, from a few settings, by a worker."""
+"""What a sweep looks at: a model and the images that it is shown, described in a few words and opened where it is needed."""
 
 import hashlib
 import json
-from collections.abc import Callable
-from dataclasses import dataclass, replace
-from functools import cached_property, partial
+from dataclasses import dataclass, fields, replace
+from functools import cache, cached_property
 from pathlib import Path
 
 import numpy as np
 import torch
 from timm.models.vision_transformer import VisionTransformer
 
-from mae_helpers.encoder import weights as checkpoints
+from mae_helpers.encoder import weights
 from mae_helpers.images.decoded import decoded
-from mae_helpers.images.sets import ImageSet, open_images
+from mae_helpers.images.sets import ImageSet, fingerprint, open_images
 from mae_helpers.profile.machine import Compute, compile_blocks, computing_of
-from mae_helpers.profile.settings import Images, Input, Profile
-
-PART = 2048  # images of one cell: a larger set is cut, so that a killed run loses little and many workers have work
+from mae_helpers.profile.settings import Images, Input, Model, Profile
 
 
-@dataclass(frozen=True)
-class Origin:
-    """What a worker opens a subject from: no weights and no pixels, but where they lie and which rows are meant."""
+@cache
+def open_model(profile: Profile, name: str, device: str, seed: int, compiled: bool, file: str) -> VisionTransformer:
+    """A model of the profile, read once a process for each identity of its `file`; see `Subject.open`."""
+    if name == "random":
+        model = weights.random_model(profile, "mae_pretrained", device, seed)
+    else:
+        model = weights.load_model(profile, name, device)
+    return compile_blocks(model) if compiled else model
 
-    profile: Profile
-    model: str
-    images: Images
-    input: Input  # before the model's own normalisation
-    state: str
-    rows: np.ndarray
-    device: str
-    seed: int
-    precision: str
-    pixels: Path
-    among: tuple[int, ...] | None = None
+
+@cache
+def open_source(source: Images, settings: Input, state: str, pixels: Path | None, workers: int) -> ImageSet:
+    """All images of a profile's entry, opened once a process for each `state` of its files.
+
+    What is decoded, by `workers` threads, is kept in the folder `pixels`, where there is one.
+    """
+    opened = open_images(source, settings)
+    return opened if pixels is None else decoded(opened, pixels, workers)
+
+
+_computing = cache(computing_of)  # one a process, so that a batch size that was found too large is remembered
 
 
 @dataclass(frozen=True)
 class Subject:
-    """A model in a sweep: how to open it, the images as it sees them, a digest of its weights and settings.
+    """A model of a profile and the images that it is shown: small, and the same in every process that opens it.
 
+    `rows` are those of the images of `source`, whose files had that `state`; `random` is a model with mae_pretrained's
+    architecture and random weights of that `seed`; decoded images are kept in the folder `pixels`, where there is one.
     `among` are the classes that `own_prediction` chooses from: where it is None, those that the images are of.
     """
 
+    profile: Profile
     name: str
-    open: Callable[[], VisionTransformer]
-    images: ImageSet
-    identity: str
+    source: Images
+    rows: tuple[int, ...] = ()
+    state: str | None = None
+    device: str = "cpu"
+    seed: int = 0
+    precision: str | None = None
+    pixels: Path | None = None
     among: tuple[int, ...] | None = None
-    origin: Origin | None = None  # None: only this process can open it
+
+    def showing(self, images: ImageSet) -> "Subject":
+        """The same model with these images; ValueError where they come from no profile, or were changed since."""
+        if images.source is not None:
+            empty = replace(self, source=images.source, state=images.state)
+            places = {one: row for row, one in enumerate(empty._all.ids)}
+            found = replace(empty, rows=tuple(places.get(one, -1) for one in images.ids))
+            settings = (self.profile.input, found.images.input)
+            if -1 not in found.rows and images.input in settings and np.array_equal(images.labels, found.images.labels):
+                return found
+        raise ValueError(
+            f"{self.name}: these images come from no profile, or were changed since; a sweep opens images by itself, so "
+            "use the chapter's own (`here.images()`), and a perturbation for what is done to them"
+        )
+
+    def __getstate__(self) -> dict[str, object]:
+        return {field.name: getattr(self, field.name) for field in fields(self)}  # nothing that was opened
+
+    @property
+    def compute(self) -> Compute:
+        """How this process computes it."""
+        return _computing(self.profile.compute, self.precision)
+
+    @property
+    def _model(self) -> Model:
+        return weights.settings_of(self.profile, "mae_pretrained" if self.name == "random" else self.name)
+
+    @property
+    def _seed(self) -> int:
+        return self.seed if self.name == "random" else 0
+
+    @property
+    def _all(self) -> ImageSet:
+        state = self.state or fingerprint(self.source)
+        return open_source(self.source, self.profile.input, state, self.pixels, self.compute.workers)
+
+    def seen(self, images: ImageSet) -> ImageSet:
+        """`images` with the normalisation that the model was trained with."""
+        return images.normalised_as(*weights.normalisation(self._model))
+
+    @cached_property
+    def images(self) -> ImageSet:
+        """The images as the model sees them."""
+        return self.seen(self._all.take(self.rows))
+
+    def open(self) -> VisionTransformer:
+        """The model on its device, read once a process, and anew where its file was replaced."""
+        file = weights.identity(self._model)
+        return open_model(self.profile, self.name, self.device, self._seed, self.compute.compile, file)
 
     @cached_property
     def own_classes(self) -> tuple[int, ...]:
@@ -58,99 +116,18 @@ class Subject:
 
     @cached_property
     def digest(self) -> str:
-        """A digest of the model, its weights and settings, and of the images: files, order, labels and transform."""
-        images = self.images
-        what = [self.name, self.identity, images.state, list(images.ids), images.labels.tolist(), self.own_classes]
-        return hashlib.sha256(json.dumps([*what, images.input.model_dump()]).encode()).hexdigest()
+        """A digest of the model's weights and settings, the images' files, order, labels and transform, and the numbers.
 
-    def parts(self, size: int = PART) -> "list[Subject]":
+        CheckpointError where the weights are missing or not the right ones; their file is read each time it changed.
+        """
+        model, images, path = self._model, self.images, weights.fetched(self._model)
+        weights.verify(path, model.hash)
+        what = [self.name, weights.file_hash(path), model.model, model.arguments, torch.device(self.device).type]
+        what += [self._seed, self.compute.identity, images.state, list(images.ids), images.labels.tolist()]
+        what += [self.own_classes, images.input.model_dump()]
+        return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()
+
+    def parts(self, size: int) -> "list[Subject]":
         """The subject with at most `size` of its images at a time, in their order."""
-        if len(self.images) <= size:
-            return [self]
-        cuts = [range(start, min(start + size, len(self.images))) for start in range(0, len(self.images), size)]
-        found = [replace(self, images=self.images.take(rows), among=self.own_classes) for rows in cuts]
-        if self.origin is None:
-            return found
-        return [
-            replace(part, origin=replace(self.origin, rows=self.origin.rows[list(rows)], among=part.among))
-            for part, rows in zip(found, cuts, strict=True)
-        ]
-
-
-def open_model(
-    profile: Profile, name: str, device: torch.device | str, seed: int = 0, compiled: bool = False
-) -> VisionTransformer:
-    """A model of the profile by name; `random` is mae_pretrained's architecture with random weights of that seed."""
-    if name == "random":
-        model = checkpoints.random_model(profile, "mae_pretrained", device, seed)
-    else:
-        model = checkpoints.load_model(profile, name, device)
-    return compile_blocks(model) if compiled else model
-
-
-def seen_by(profile: Profile, name: str, images: ImageSet) -> ImageSet:
-    """`images` with the normalisation that the model `name` was trained with."""
-    model = profile.models["mae_pretrained" if name == "random" else name]
-    return images.normalised_as(*checkpoints.normalisation(model))
-
-
-def subject_of(
-    profile: Profile,
-    name: str,
-    images: ImageSet,
-    open_it: Callable[[], VisionTransformer],
-    device: str,
-    seed: int,
-    compute: Compute,
-) -> Subject:
-    """A profile's model and images as a subject; a CheckpointError where the weights are missing or not the right ones.
-
-    `device` is the kind to compute on, `cpu` or `cuda`. The file of weights is read for its hash each time it changed.
-    """
-    settings = checkpoints.settings_of(profile, "mae_pretrained" if name == "random" else name)
-    path = checkpoints.fetched(settings)
-    checkpoints.verify(path, settings.hash)
-    parts = (
-        checkpoints.file_hash(path),
-        settings.model,
-        settings.arguments,
-        device,
-        seed if name == "random" else None,
-    )
-    return Subject(name, open_it, seen_by(profile, name, images), f"{parts} {compute.identity}")
-
-
-_OPENED: dict[str, object] = {}  # what this process opened for its tasks, by what decides its content
-
-
-def _once(key: tuple, opened: Callable[[], object]) -> object:
-    return _OPENED[repr(key)] if repr(key) in _OPENED else _OPENED.setdefault(repr(key), opened())
-
-
-def origin_of(
-    profile: Profile, name: str, images: ImageSet, device: str, seed: int, compute: Compute, pixels: Path
-) -> Origin:
-    """Where a worker finds these images and this model; ValueError for images that come from no profile."""
-    if images.source is None or images.change is not None:
-        raise ValueError(
-            "a scheduler's workers open the images themselves, and these come from no profile, or were changed; use "
-            "the chapter's own (`here.images()`), or leave `scheduler` out"
-        )
-    whole = _once((images.source, images.input, images.state), partial(open_images, images.source, images.input))
-    places = {found: row for row, found in enumerate(whole.ids)}
-    rows = np.array([places[found] for found in images.ids], np.int32)
-    parts = (images.source, images.input, images.state, rows, device, seed, compute.precision, pixels)
-    return Origin(profile, name, *parts)
-
-
-def reopened(origin: Origin) -> tuple[Subject, Compute]:
-    """The subject that an origin describes, in another process; what it opened for earlier tasks is used again."""
-    profile, name, device = origin.profile, origin.model, checkpoints.pick_device(origin.device)
-    compute = _once((profile.compute, origin.precision), partial(computing_of, profile.compute, origin.precision))
-    whole = _once(
-        (origin.images, origin.input, origin.state, origin.pixels),
-        lambda: decoded(open_images(origin.images, origin.input), origin.pixels, compute.workers),
-    )
-    opened = partial(open_model, profile, name, device, origin.seed, compute.compile)
-    found = subject_of(profile, name, whole.take(origin.rows), opened, device.type, origin.seed, compute)
-    return replace(found, open=partial(_once, (name, found.identity), opened), among=origin.among), compute
+        cuts = [self.rows[start : start + size] for start in range(0, len(self.rows), size)]
+        return [replace(self, rows=rows, among=self.own_classes) for rows in cuts]

@@ -7,7 +7,6 @@ import os
 import pickle
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,15 +15,12 @@ import torch
 
 from mae_helpers.profile.machine import pick_device
 from mae_helpers.profile.progress import progress
-from mae_helpers.sweep.cells import code_behind
-from mae_helpers.sweep.dependencies import Dependencies, dependencies
-from mae_helpers.sweep.recorded import Arrays, measured
-from mae_helpers.sweep.subjects import reopened
+from mae_helpers.sweep.cells import code_of
+from mae_helpers.sweep.current import Code, code_behind
+from mae_helpers.sweep.recorded import Results, Task, measured
 
 if TYPE_CHECKING:
-    from distributed import Client, Future
-
-    from mae_helpers.sweep.sweep import Task
+    from distributed import Client, Future, Nanny
 
 CONNECT = 10  # seconds until a scheduler must have answered
 PATIENCE = 120  # seconds without any worker
@@ -36,35 +32,30 @@ class WorkerError(RuntimeError):
     """Workers that cannot be used: the message names the scheduler or the worker, what is wrong and the remedy."""
 
 
-def _compute(expected: Dependencies, payload: bytes) -> dict[str, Arrays]:
-    """A task, on a worker; refused where its code or its libraries are not the sender's."""
+def _compute(code: Code, sent: bytes) -> Results:
+    """A task, on a worker; refused where its code, its libraries or its files are not the sender's."""
     from distributed import get_worker
 
     worker = get_worker()
     try:
-        difference = expected.difference(dependencies(*expected.modules))
+        difference = code.difference(code_behind(*code.modules))
     except ValueError as error:
         raise WorkerError(f"worker {worker.address}: {error}") from None
     if difference:
         raise WorkerError(
             f"worker {worker.address}: {difference}; install the same code and requirements.lock there, and start it again"
         )
-    perturbation, origins, digests, clean, label = pickle.loads(payload)  # by Dask it would be before this check
+    task, digests = pickle.loads(sent)  # by Dask it would be before this check
     with _ONE:
         torch.set_num_threads(worker.state.nthreads)
-        found = [reopened(origin) for origin in origins]
-        for (subject, _), digest in zip(found, digests, strict=True):
+        for subject, digest in zip(task.subjects, digests, strict=True):
             if subject.digest != digest:
                 raise WorkerError(
                     f"worker {worker.address}: its weights or images of {subject.name} are not those of this process; "
-                    f"{subject.images.folder or 'the images'} and the checkpoint must be the same files there, "
-                    "with the same times"
+                    f"{subject.source.folder or 'the images'} and the checkpoint must be the same files there, with the "
+                    "same times"
                 )
-        return measured([subject for subject, _ in found], perturbation, clean, found[0][1], label)
-
-
-def _device_of_worker() -> str:
-    return pick_device("auto").type
+        return measured(task, task.subjects[0].compute)
 
 
 def check(scheduler: object) -> None:
@@ -78,15 +69,14 @@ def check(scheduler: object) -> None:
         )
 
 
-def _environments(number: int, device: str) -> list[dict[str, str]]:
-    """For each local worker its environment: on a machine with GPUs, which of them it sees; of `cuda:N` that one alone."""
+def gpus_of(device: str) -> list[str]:
+    """What CUDA calls the GPUs that local workers share in turn; of `cuda:N` that one alone, on a CPU none."""
     chosen = pick_device(device)
     if chosen.type != "cuda":
-        return [{}] * number
+        return []
     seen = os.environ.get("CUDA_VISIBLE_DEVICES")
     gpus = seen.split(",") if seen else [str(index) for index in range(torch.cuda.device_count())]
-    gpus = gpus if chosen.index is None else [gpus[chosen.index]]
-    return [{"CUDA_VISIBLE_DEVICES": gpus[index % len(gpus)]} for index in range(number)]
+    return gpus if chosen.index is None else [gpus[chosen.index]]
 
 
 class Workers:
@@ -102,35 +92,44 @@ class Workers:
     def client(self) -> "Client":
         """The connection to Dask's scheduler; WorkerError where there is none."""
         try:
-            import dask
-            from distributed import Client, Nanny, Scheduler, SpecCluster
+            from distributed import Client
         except ImportError:
             raise WorkerError(
                 f"scheduler {self.scheduler!r}: needs the package `distributed`; install it into the environment"
             ) from None
-        if isinstance(self.scheduler, str):
-            place = {"address" if "://" in self.scheduler else "scheduler_file": self.scheduler}
-            try:
-                return Client(**place, timeout=CONNECT, set_as_default=False)
-            except (OSError, ValueError, TypeError) as error:
-                raise WorkerError(
-                    f"scheduler {self.scheduler!r}: no Dask cluster answers there ({error}); start one with "
-                    "`dask scheduler`, and correct the address"
-                ) from None
+        if isinstance(self.scheduler, int):
+            return self._local()
+        place = {"address" if "://" in self.scheduler else "scheduler_file": self.scheduler}
+        try:
+            return Client(**place, timeout=CONNECT, set_as_default=False)
+        except (OSError, ValueError, TypeError) as error:
+            raise WorkerError(
+                f"scheduler {self.scheduler!r}: no Dask cluster answers there ({error}); start one with "
+                "`dask scheduler`, and correct the address"
+            ) from None
+
+    def _local(self) -> "Client":
+        import dask
+        from distributed import Client, LocalCluster, Nanny
+
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        threads = max(1, cores // self.scheduler)
-        options = {"nthreads": threads, "memory_limit": 0, "silence_logs": "CRITICAL"}
-        variables = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), str(threads))
-        specs = {
-            number: {"cls": Nanny, "options": options | {"env": variables | environment}}
-            for number, environment in enumerate(_environments(self.scheduler, self.wanted))
-        }
+        threads, gpus = max(1, cores // self.scheduler), gpus_of(self.wanted)
+
+        def worker(*place: str, name: int, env: dict[str, str], **options: object) -> "Nanny":
+            own = {"CUDA_VISIBLE_DEVICES": gpus[name % len(gpus)]} if gpus else {}
+            return Nanny(*place, name=name, env=env | own, **options)
+
         with dask.config.set({"distributed.scheduler.allowed-failures": DEATHS - 1}):
-            server = {
-                "cls": Scheduler,
-                "options": {"host": "127.0.0.1", "port": 0, "dashboard": False, "dashboard_address": "127.0.0.1:0"},
-            }
-            cluster = SpecCluster(specs, server, silence_logs="CRITICAL")
+            cluster = LocalCluster(
+                self.scheduler,
+                threads,
+                processes=True,
+                worker_class=worker,
+                env=dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), str(threads)),
+                memory_limit=0,
+                silence_logs="CRITICAL",
+                scheduler_kwargs={"dashboard": False, "dashboard_address": "127.0.0.1:0"},
+            )
         return Client(cluster, set_as_default=False)
 
     @cached_property
@@ -141,9 +140,10 @@ class Workers:
         self._wait()
         if self.wanted != "auto":
             return self.wanted.partition(":")[0]
-        return self.client.submit(_device_of_worker, pure=False).result()
+        return self.client.submit(pick_device, "auto", pure=False).result().type
 
     def _wait(self) -> None:
+        """Until there is a worker; WorkerError where none comes."""
         try:
             self.client.wait_for_workers(1, timeout=PATIENCE)
         except TimeoutError:
@@ -152,62 +152,47 @@ class Workers:
                 "address, and run again: finished cells are kept"
             ) from None
 
-    def _submit(self, task: "Task") -> "Future":
-        """A task for whichever worker is free: one meant for a worker that died would wait for it, Dask never asks another."""
-        origins = [subject.origin for subject in task.subjects]
-        if None in origins:
-            raise ValueError("scheduler: these subjects can be opened in this process alone; leave `scheduler` out")
-        expected = code_behind(task.perturbation)
-        digests = [subject.digest for subject in task.subjects]
-        payload = pickle.dumps((task.perturbation, origins, digests, dict(task.clean), task.label))
-        return self.client.submit(
-            _compute,
-            expected,
-            payload,
-            pure=False,
-            key=f"{task.perturbation.name}-{os.urandom(4).hex()}",
-        )
-
-    def run(self, tasks: Iterator[tuple[int, "Task"]], total: int) -> Iterator[tuple[int, "Task", dict[str, Arrays]]]:
+    def run(self, tasks: Iterator[tuple[int, Task]], total: int) -> Iterator[tuple[int, Task, Results]]:
         """Compute tasks, one a worker at a time, and hand each out as soon as it is done; those of a lost worker go to another.
 
         Where one fails, those that run are awaited and handed out before the error is raised.
         """
         yield from progress(self._run(tasks), f"cells on {len(self.client.nthreads())} workers", total)
 
-    def _run(self, tasks: Iterator[tuple[int, "Task"]]) -> Iterator[tuple[int, "Task", dict[str, Arrays]]]:
+    def _run(self, tasks: Iterator[tuple[int, Task]]) -> Iterator[tuple[int, Task, Results]]:
         from distributed import wait
 
         running: dict[Future, tuple[int, Task]] = {}
-        failure, exhausted, ready = None, False, []
-        while not exhausted or running or ready:
-            number_of_workers = len(self.client.nthreads())
-            while not exhausted and len(running) < number_of_workers:
+        done, failure = [], None
+        while True:
+            while failure is None and len(running) < max(1, len(self.client.nthreads())):
                 number, task = next(tasks, (None, None))
-                exhausted = task is None
-                if not exhausted:
-                    running[self._submit(task)] = (number, task)
-            yield from ready  # written here while the workers are busy again
-            ready = []
-            if not number_of_workers and (running or not exhausted):
-                self._wait()
+                if task is None:
+                    break
+                sent = pickle.dumps((task, [subject.digest for subject in task.subjects]))
+                # for whichever worker is free: of one meant for a worker that died, Dask never asks another
+                future = self.client.submit(_compute, code_of(task.perturbation), sent, pure=False)
+                running[future] = (number, task)
+            yield from done  # written here while the workers are busy again
+            done = []
             if not running:
-                continue
+                break
             try:
                 with self.client.as_current():
-                    done = wait(list(running), timeout=1, return_when="FIRST_COMPLETED").done
-            except TimeoutError:  # a look at which workers there are now
+                    finished = wait(list(running), timeout=1, return_when="FIRST_COMPLETED").done
+            except TimeoutError:  # is there anybody?
+                self._wait()
                 continue
-            for future in done:
+            for future in finished:
                 number, task = running.pop(future)
                 try:
-                    ready.append((number, task, future.result()))
+                    done.append((number, task, future.result()))
                 except Exception as error:
-                    failure, exhausted = failure or self._clear(error, task), True
+                    failure = failure or self._clear(error, task)
         if failure:
             raise failure
 
-    def _clear(self, error: Exception, task: "Task") -> Exception:
+    def _clear(self, error: Exception, task: Task) -> Exception:
         """An error of a worker in words of ours, where Dask's own would not help."""
         from distributed import CancelledError, KilledWorker
 
@@ -229,16 +214,3 @@ class Workers:
             self.client.close()
             if isinstance(self.scheduler, int):
                 self.client.cluster.close()
-
-
-@contextmanager
-def opened(scheduler: Workers | int | str | None) -> Iterator[Workers | None]:
-    """Workers for a while; those that are at hand already stay, and None is none."""
-    if scheduler is None or isinstance(scheduler, Workers):
-        yield scheduler
-        return
-    workers = Workers(scheduler)
-    try:
-        yield workers
-    finally:
-        workers.close()
