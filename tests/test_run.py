@@ -184,7 +184,7 @@ def test_a_chapter_runs_in_this_interpreter_with_the_environment_as_it_is(small)
     threads = str(max(1, (os.cpu_count() or 1) // run.default_jobs("cpu")))
     assert copy.cells[-1].outputs[0].text.strip() == repr([sys.executable, ODD, threads, 7])
     assert [cell.metadata.tags for cell in copy.cells[:2]] == [["parameters"], ["injected-parameters", "hide-input"]]
-    assert not [path for path in small.root.rglob("sprung")]
+    assert not list(small.root.rglob("sprung"))
 
 
 def test_what_a_chapter_took_is_told(small):
