@@ -127,12 +127,9 @@ def test_tables_blocks_and_notebooks_say_it_as_well(small, tiny_profile, tmp_pat
     source = tmp_path / "01_plain.ipynb"
     kernel = {"name": "python3", "language": "python", "display_name": "Python 3"}
     write_notebook(v4.new_notebook(cells=[v4.new_code_cell("1")], metadata={"kernelspec": kernel}), source)
-
-    def papermill(call, **_):
-        Path(call[4]).write_bytes(source.read_bytes())
-        return subprocess.CompletedProcess(call, 0)
-
-    monkeypatch.setattr(notebooks.subprocess, "run", papermill)
+    monkeypatch.setattr(
+        notebooks.papermill, "execute_notebook", lambda one, two, **_: Path(two).write_bytes(source.read_bytes())
+    )
     results.save_table(table, "fig8_feature_drop", small, made)
     kept = (small / "fig8_feature_drop.csv").read_bytes()
     writers = {
