@@ -36,8 +36,7 @@ from mae_helpers.profile.settings import ROOT, load_profile
 from mae_helpers.run import chapter, notebooks
 from mae_helpers.run import command as run
 from mae_helpers.run import tables as results
-from mae_helpers.sweep import cells
-from mae_helpers.sweep.current import code_behind
+from mae_helpers.sweep import cells, current
 from mae_helpers.verdicts import scorecard as claims
 from mae_helpers.verdicts.finding import Finding
 
@@ -234,7 +233,7 @@ def test_the_perturbation_meets_the_protocol(posterise):
 
 
 def test_an_edit_of_the_perturbations_module_is_noticed_and_one_of_a_figure_is_not(house, posterise):
-    code_behind.cache_clear()
+    current.code_behind.cache_clear()
     before = cells.code_of(posterise.Posterise(3))
     reached = {"perturbations.posterise", "sweep.recorded", "measures.attention"}
     assert {f"mae_helpers.{name}" for name in reached} <= set(before.files)
@@ -242,7 +241,7 @@ def test_an_edit_of_the_perturbations_module_is_noticed_and_one_of_a_figure_is_n
     path = house / "mae_helpers" / "perturbations" / "posterise.py"
     for edit, noticed in (("# edited\n", ""), ("EDITED = 1\n", "another mae_helpers.perturbations.posterise")):
         path.write_text(path.read_text() + edit)
-        code_behind.cache_clear()
+        current.code_behind.cache_clear()
         assert before.difference(cells.code_of(posterise.Posterise(3))) == noticed
 
 
