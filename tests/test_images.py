@@ -115,7 +115,7 @@ def test_classes_that_do_not_fit_a_source_are_named(tmp_path, source):
         (
             [names[0], "cow"],
             None,
-            rf"{place}: no folder for the classes \['cow'\]; it holds \['{names[0]}', '{names[1]}'",
+            rf"{place}: no images of the classes \['cow'\]; it holds \['{names[0]}', '{names[1]}'",
         ),
         (names, len(names) + 1, rf"{place}: count {len(names) + 1} cannot be shared evenly by {len(names)} classes"),
         ("all", len(names) * 500, rf"{place}/{names[0]}: \d+ images, 500 were asked for; lower images\.count"),

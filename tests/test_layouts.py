@@ -199,7 +199,7 @@ def test_a_hub_set_of_a_thousand_words_has_imagenets_order(hub, places, expected
     [
         ("nowhere", {}, r"^hf:\S*nowhere, split 'validation': \w+: .{10,}"),
         ("imagenet", {"split": "test"}, r"split 'test': ValueError: .*test"),
-        ("imagenet", {"classes": ["n01440764"]}, r"no folder for the classes \['n01440764'\]"),
+        ("imagenet", {"classes": ["n01440764"]}, r"no images of the classes \['n01440764'\]"),
     ],
 )
 def test_a_hugging_face_set_that_cannot_be_opened_is_one_error(hub, places, tmp_path, place, more, message):

@@ -1,6 +1,6 @@
 """Blur against OpenCV, PSNR and SSIM against scikit-image and by hand; which patches are masked, and with what."""
 
-import subprocess
+import importlib
 import sys
 from itertools import pairwise
 
@@ -10,7 +10,9 @@ import pytest
 import torch
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
+from mae_helpers import perturbations as package
 from mae_helpers.images.sets import ImageSet
+from mae_helpers.perturbations import corruptions, imagenet_c  # noqa: F401 - those that a test imports anew
 from mae_helpers.perturbations.blur import BLUR, GaussianBlur, blur, blur_levels
 from mae_helpers.perturbations.levels import Clean, Unchanged, pictures
 from mae_helpers.perturbations.occlusion import (
@@ -302,14 +304,14 @@ def test_levels_have_names_of_their_own():
     assert len({perturbation.name for perturbation in found}) == len(found)
 
 
-LIGHT = """
-import sys
-from mae_helpers.perturbations import blur, corruptions, imagenet_c, levels, occlusion
-corruptions.corruption_levels()
-print(sorted({"numba", "imagecorruptions", "skimage"} & set(sys.modules)))
-"""
-
-
-def test_numba_and_scikit_image_are_imported_where_something_is_corrupted_or_measured_alone():
-    process = subprocess.run([sys.executable, "-c", LIGHT], capture_output=True, text=True, check=True)
-    assert process.stdout.strip() == "[]"
+def test_numba_and_scikit_image_are_imported_where_something_is_corrupted_or_measured_alone(monkeypatch):
+    for library in ("imagecorruptions", "numba", "skimage", "skimage.metrics"):
+        monkeypatch.setitem(sys.modules, library, None)  # to import it is an error
+    names = ("levels", "blur", "occlusion", "corruptions", "imagenet_c", "quality")
+    for name in names:
+        monkeypatch.setattr(package, name, getattr(package, name))  # what is imported anew is forgotten again
+        monkeypatch.delitem(sys.modules, f"{package.__name__}.{name}")
+    for name in names[:-1]:
+        importlib.import_module(f"{package.__name__}.{name}")
+    with pytest.raises(ImportError, match="skimage"):
+        importlib.import_module(f"{package.__name__}.quality")
