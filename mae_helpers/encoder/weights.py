@@ -165,7 +165,7 @@ def load_strictly(module: nn.Module, weights: Mapping[str, Tensor], path: Path) 
     try:
         module.load_state_dict(weights)
     except RuntimeError as error:  # a line of missing keys, one of surplus keys, and one for each wrong shape
-        lines = [line.strip(" .") for line in str(error).split("\n\t")[1:]]
+        lines = [line.strip(" .") for line in str(error).split("\n\t")[1:]] or [in_short(error)]
     told = [part for line in lines if "key(s)" in line for part in _few(line.split(", "), ", ")]
     told += _few([line for line in lines if "key(s)" not in line])
     told += _few(
