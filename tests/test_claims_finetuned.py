@@ -4,7 +4,7 @@ import pandas as pd
 import pytest
 
 from mae_helpers.perturbations import corruptions
-from mae_helpers.perturbations.levels import BLUR
+from mae_helpers.perturbations.blur import BLUR
 from mae_helpers.profile.settings import ROOT
 from mae_helpers.run import notebooks
 from mae_helpers.run import tables as results

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from mae_helpers.measures.robustness import cosine_table
+from mae_helpers.measures.masking import cosine_table
 from mae_helpers.verdicts import scorecard as claims
 
 SUPPORTED, PARTLY, NOT_SUPPORTED, NOT_TESTED = claims.VERDICTS

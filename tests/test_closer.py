@@ -15,16 +15,18 @@ from matplotlib import colormaps
 from PIL import Image
 
 from mae_helpers.images import sets as images
-from mae_helpers.images.layouts import wordnet_ids
+from mae_helpers.images.labels import wordnet_ids
 from mae_helpers.perturbations import levels as perturbations
+from mae_helpers.perturbations.blur import blur_levels
+from mae_helpers.perturbations.occlusion import occlusion_levels
 from mae_helpers.profile.settings import load_profile
 from mae_helpers.run import closer
 
 HOSTILE = '</script><b title="&">cat</b>'
 MODELS = ("mae_finetuned", "vit_supervised")
 LEVELS = {
-    "gaussian_blur": perturbations.blur_levels(["I", "V", "X"]),
-    "occlusion": perturbations.occlusion_levels("cls_rollout", [0, 50]),
+    "gaussian_blur": blur_levels(["I", "V", "X"]),
+    "occlusion": occlusion_levels("cls_rollout", [0, 50]),
 }
 
 
@@ -33,7 +35,7 @@ def made():
     """Images of three classes, one with a hostile name, and a function that makes the page's data of some models."""
     pixels = np.random.default_rng(0).integers(0, 256, (12, 32, 32, 3), dtype=np.uint8)
     labels = np.repeat(range(3), 4)
-    found = images.ImageSet(
+    found = images.ImageSet.of_pictures(
         [f"tiny/{row:02d}" for row in range(12)],
         labels,
         np.array(["bird", HOSTILE, "dog"])[labels],
@@ -262,7 +264,7 @@ def test_without_scripts_there_is_a_table_of_every_image_and_model(made):
 
 def test_the_demo_fits_whole_and_the_budget_leaves_room_for_the_rest():
     found = images.first_images(load_profile("demo")).subset(per_class=2)
-    levels = {"gaussian_blur": perturbations.blur_levels(), "occlusion": perturbations.occlusion_levels("cls_rollout")}
+    levels = {"gaussian_blur": blur_levels(), "occlusion": occlusion_levels("cls_rollout")}
     generator = np.random.default_rng(0)
     seen, rollouts = dict.fromkeys(MODELS, found), {model: generator.random((20, 196)) for model in MODELS}
     shown = closer.within_budget(closer.entries(closer.first_rows(found, 2), seen, levels, rollouts))

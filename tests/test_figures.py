@@ -3,22 +3,22 @@
 import numpy as np
 import pandas as pd
 
-from mae_helpers import figures
-from mae_helpers.figures.style import class_colours
+from mae_helpers.figures.separability import tsne_by_layer
+from mae_helpers.figures.style import class_colours, class_title
 
 
 def test_wordnet_ids_are_called_by_their_first_name():
-    assert figures.class_title("n02106662") == "German shepherd"
-    assert figures.class_title("n04065272") == "recreational vehicle"
+    assert class_title("n02106662") == "German shepherd"
+    assert class_title("n04065272") == "recreational vehicle"
 
 
 def test_classes_that_share_a_name_keep_their_ids_apart():
-    assert figures.class_title("n02012849") == "crane (n02012849)"
-    assert figures.class_title("n03126707") == "crane (n03126707)"
+    assert class_title("n02012849") == "crane (n02012849)"
+    assert class_title("n03126707") == "crane (n03126707)"
 
 
 def test_other_names_stay_as_they_are():
-    assert figures.class_title("Ankle boot") == "Ankle boot"
+    assert class_title("Ankle boot") == "Ankle boot"
 
 
 def test_every_class_has_a_colour_of_its_own():
@@ -32,6 +32,6 @@ def test_every_class_has_a_colour_of_its_own():
 def test_a_map_of_many_classes_has_one_legend_for_all():
     classes = [f"n{number:08d}" for number in range(13)]
     points = pd.DataFrame({"class": classes * 2, "layer": np.repeat([1, 2], 13), "x": range(26), "y": range(26)})
-    figure = figures.tsne_by_layer(points)
+    figure = tsne_by_layer(points)
     (legend,) = figure.legends
     assert [text.get_text() for text in legend.get_texts()] == classes

@@ -7,7 +7,7 @@ from PIL import Image
 
 from mae_helpers.images.sets import ImageError
 from mae_helpers.measures.attention import patch_distances, uniform_distance
-from mae_helpers.perturbations.levels import blur
+from mae_helpers.perturbations.blur import blur
 from mae_helpers.verdicts import notes
 from mae_helpers.verdicts.published import published
 

@@ -247,6 +247,7 @@ def model(**entries):
         (model(url="https://a/.."), ["models.mae.url is 'https://a/..'; use an address"]),
         (model(std=[1, 1, -1]), ["models.mae.std is [1", "use numbers above 0"]),
         ({"compute": {"precision": "fp8"}}, ["compute.precision is 'fp8'; use 'float32', 'tf32' or 'bf16'"]),
+        ({"compute": {"workers": "many"}}, ["compute.workers is 'many'; use a whole number"]),
         ({"compute": {"batch_size": 0}}, ["compute.batch_size is 0; use a whole number above 0"]),
     ],
     ids=str,

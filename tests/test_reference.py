@@ -27,8 +27,7 @@ def run(**accuracies):
 
 
 @pytest.mark.parametrize(
-    ("name", "rows"),
-    [("table1_blur", 10), ("table2_imagenet_c", 75), ("table3_cosine", 20), ("fig5_occlusion", 10)],
+    ("name", "rows"), [("table1_blur", 10), ("table2_imagenet_c", 75), ("table3_cosine", 20), ("fig5_occlusion", 10)]
 )
 def test_published_tables_are_whole(name, rows):
     table = published(name)

@@ -11,7 +11,7 @@ import torch
 from timm.models.vision_transformer import VisionTransformer
 
 from mae_helpers.encoder import weights as checkpoints
-from mae_helpers.encoder.walk import Statistic, one_pass
+from mae_helpers.encoder.passes import Statistic, one_pass
 from mae_helpers.figures.style import use_style
 from mae_helpers.images.sets import ImageSet, fingerprint, left_out
 from mae_helpers.perturbations.levels import Perturbation

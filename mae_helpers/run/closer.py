@@ -13,9 +13,9 @@ import pandas as pd
 from PIL import Image
 
 from mae_helpers.figures.style import MODEL_NAMES, class_title
-from mae_helpers.images.layouts import wordnet_ids
+from mae_helpers.images.labels import wordnet_ids
 from mae_helpers.images.sets import ImageSet
-from mae_helpers.measures.robustness import alignment
+from mae_helpers.measures.alignment import alignment
 from mae_helpers.perturbations.levels import Perturbation, pictures
 
 PARTS = Path(__file__).parent / "look_closer"  # the page's HTML, CSS and JavaScript
@@ -45,7 +45,7 @@ def per_image(
     sets: Mapping[str, ImageSet],
     perturbation: str,
 ) -> pd.DataFrame:
-    """`robustness.alignment` of one perturbation, clean at its first level; also columns perturbation, predicted."""
+    """`alignment` of one perturbation, clean at its first level; also columns perturbation, predicted."""
     first = next(iter(next(iter(embeddings.values()))))
     table = alignment(embeddings, predictions, sets, clean=first)
     predicted = [predictions[model][level] for model, levels in embeddings.items() for level in levels]

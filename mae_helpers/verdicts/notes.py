@@ -14,9 +14,10 @@ from sklearn.metrics import pairwise_distances
 
 from mae_helpers.images.sets import ImageSet, open_images
 from mae_helpers.measures import features
-from mae_helpers.measures.robustness import cosine
+from mae_helpers.measures.alignment import cosine
 from mae_helpers.measures.separability import knn_percent
-from mae_helpers.perturbations.levels import BLUR, ranked
+from mae_helpers.perturbations.blur import BLUR
+from mae_helpers.perturbations.occlusion import ranked
 from mae_helpers.profile.settings import Images, Input
 
 PHOTOGRAPHS = ("astronaut", "chelsea", "coffee", "rocket", "china.jpg", "flower.jpg")  # of scikit-image, scikit-learn
@@ -100,7 +101,7 @@ def photographs(folder: str | None = None, size: int = 224) -> ImageSet:
         return Image.fromarray(load_sample_image(name) if "." in name else getattr(skimage.data, name)())
 
     count = len(PHOTOGRAPHS)
-    return ImageSet(list(PHOTOGRAPHS), np.full(count, -1), np.full(count, ""), read, Input(size=size))
+    return ImageSet.of_pictures(list(PHOTOGRAPHS), np.full(count, -1), np.full(count, ""), read, Input(size=size))
 
 
 def rises(levels: Sequence[Hashable], values: Sequence[float]) -> dict[Hashable, float]:

@@ -8,7 +8,7 @@ import pandas as pd
 from pandas.io.formats.style import Styler
 from scipy.stats import spearmanr
 
-from mae_helpers.measures.robustness import mean_and_interval
+from mae_helpers.measures.accuracy import mean_and_interval
 
 PUBLISHED = Path(__file__).parent / "published"
 INTERVALS = {  # columns with the ends of a value's interval, where they are not <value>_low and <value>_high
