@@ -48,7 +48,7 @@ def test_the_first_cell_does_nothing_where_the_module_is_there(tmp_path):
     cell = repository.set_up_cell(ADDRESS)
     source = cell["source"].replace("%pip install", "raise SystemExit('installs') #")
     assert subprocess.run([sys.executable, "-c", source], cwd=ROOT).returncode == 0
-    elsewhere = subprocess.run([sys.executable, "-S", "-c", source], cwd=tmp_path, capture_output=True, text=True)
+    elsewhere = subprocess.run([sys.executable, "-SE", "-c", source], cwd=tmp_path, capture_output=True, text=True)
     assert elsewhere.stderr.strip() == "installs"
 
 

@@ -200,12 +200,13 @@ def test_what_is_current_is_not_run_again(small):
 
 
 INTERRUPTED = """
-import sys
+import signal, sys
 from functools import partial
 from pathlib import Path
 from mae_helpers.run import command, notebooks
 notebooks.find = partial(notebooks.find, folder=Path(sys.argv[1]))
 command.check_inputs = lambda *_: None
+signal.signal(signal.SIGINT, signal.default_int_handler)  # where the tests themselves run in the background
 command.main(["--out", sys.argv[1], "--results", sys.argv[1], "--device", "cpu"])
 """
 

@@ -208,7 +208,7 @@ def _kernel() -> str:
 
 def _trouble(copy: dict | None, done: subprocess.CompletedProcess) -> str:
     """What went wrong in a run of papermill, in a line."""
-    if done.returncode == KILLED:
+    if done.returncode == KILLED or done.returncode < 0:
         return (
             "its process was killed, most often for want of memory: give it fewer images or a smaller "
             "`compute.batch_size`, or run one chapter at a time (--jobs 1)"
@@ -252,6 +252,7 @@ def execute(
             | {usage.RUNNER: str(os.getpid())}
             | environment,
             stdin=subprocess.DEVNULL,
+            start_new_session=True,  # Ctrl-C is for the runner alone
             capture_output=True,
             text=True,
             errors="replace",
