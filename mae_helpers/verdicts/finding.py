@@ -37,7 +37,7 @@ def by_level(table: pd.DataFrame, value: str = "top1_percent", model: str = MAE)
     return select(table, model).set_index("level")[value]
 
 
-def rank_correlation(values: pd.Series) -> float:
+def spearman(values: pd.Series) -> float:
     """The rank correlation of values with their index."""
     return float(spearmanr(values.index, values).statistic)
 

@@ -3,16 +3,7 @@
 import pandas as pd
 
 from mae_helpers.verdicts.classifier import occluded
-from mae_helpers.verdicts.finding import (
-    Finding,
-    NotTestedError,
-    by_level,
-    needed,
-    rank_correlation,
-    select,
-    steps,
-    thirds,
-)
+from mae_helpers.verdicts.finding import Finding, NotTestedError, by_level, needed, select, spearman, steps, thirds
 from mae_helpers.verdicts.published import paper
 
 BLUR, OCCLUSION = "gaussian_blur", "occlusion"
@@ -77,7 +68,7 @@ def alignment_follows_accuracy(table3: pd.DataFrame, table1: pd.DataFrame, fig5:
     correlations = []
     for perturbation, accuracies in ((BLUR, table1), (OCCLUSION, occluded(fig5))):
         cosine, top1 = levels(table3, perturbation, "mean_cosine"), by_level(accuracies)
-        correlations.append(rank_correlation(needed(top1, *cosine.index)[cosine.index].set_axis(cosine.to_numpy())))
+        correlations.append(spearman(needed(top1, *cosine.index)[cosine.index].set_axis(cosine.to_numpy())))
     words = f"rank correlation {correlations[0]:.2f} for blur, {correlations[1]:.2f} for occlusion"
     return Finding(words, min(correlations) >= 0.8, max(correlations) >= 0.8)
 

@@ -137,12 +137,7 @@ def shared_patches(first: np.ndarray, second: np.ndarray, percent: float) -> flo
 
 
 def class_spread(
-    heads: Mapping[Hashable, np.ndarray],
-    classes: np.ndarray,
-    k: int,
-    share: float,
-    counts: Sequence[int],
-    seed: int = 0,
+    heads: Mapping[str, np.ndarray], classes: np.ndarray, k: int, share: float, counts: Sequence[int], seed: int = 0
 ) -> pd.DataFrame:
     """Clean count and mean drop of every class: by, images, class, level, clean_count, mean_drop, low, high.
 

@@ -5,7 +5,7 @@ The rules know no profile: pixels are compared as shares of what uniform attenti
 
 import pandas as pd
 
-from mae_helpers.verdicts.finding import Finding, NotTestedError, needed, rank_correlation, select, thirds
+from mae_helpers.verdicts.finding import Finding, NotTestedError, needed, select, spearman, thirds
 
 CLUSTERS_AT, PAPER_DISTANCE_PX, PAPER_UNIFORM_PX = (7, 9), (80, 120), 116.5
 
@@ -58,7 +58,7 @@ def angles_grow(table: pd.DataFrame) -> Finding:
     by_layer = table[table["main"] & (table["control"] == "between_classes")].groupby(["model", "layer"])["theta1_deg"]
     median, spread = by_layer.median(), by_layer.quantile(0.75) - by_layer.quantile(0.25)
     trained, control, width = median["mae_pretrained"], median["random"], spread["mae_pretrained"]
-    rise, correlation = trained.iloc[-1] - trained.iloc[0], rank_correlation(trained)
+    rise, correlation = trained.iloc[-1] - trained.iloc[0], spearman(trained)
     partly = rise > max(0.0, 1.5 * (control.iloc[-1] - control.iloc[0]))
     words = f"median {trained.iloc[0]:.1f} to {trained.iloc[-1]:.1f} degrees (rank correlation {correlation:.2f}); "
     words += f"interquartile range {width.iloc[0]:.1f} to {width.iloc[-1]:.1f}; "
@@ -82,7 +82,7 @@ def singular_values_grow(table: pd.DataFrame) -> Finding:
     rows, grown, words = select(table, "mae_pretrained"), [], []
     for index, name in ((1, "largest"), (rows["index"].max(), "smallest")):
         mean = rows[rows["index"] == index].groupby("layer")["singular_value"].mean()
-        correlation = rank_correlation(mean)
+        correlation = spearman(mean)
         grown.append(correlation >= 0.8 and mean.iloc[-1] > mean.iloc[0])
         words.append(f"{name} {mean.iloc[0]:.3g} to {mean.iloc[-1]:.3g} (rank correlation {correlation:.2f})")
     return Finding("; ".join(words), all(grown), any(grown))

@@ -127,11 +127,7 @@ def _column(table: pd.DataFrame, name: str, style: str, to: str = "\u00a0to\u00a
 
 
 def show(
-    table: pd.DataFrame,
-    formats: dict[str, str],
-    same_data: bool,
-    headings: dict[str, str] | None = None,
-    source: str = "paper",
+    table: pd.DataFrame, formats: dict[str, str], same_data: bool, headings: dict | None = None, source: str = "paper"
 ) -> Styler:
     """A table for a page: columns named in words, values and differences with their 95 % intervals.
 
