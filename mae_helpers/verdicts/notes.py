@@ -24,10 +24,7 @@ PHOTOGRAPHS = ("astronaut", "chelsea", "coffee", "rocket", "china.jpg", "flower.
 
 
 def shuffled(groups: np.ndarray, generator: np.random.Generator) -> np.ndarray:
-    """A random order of the rows in which each stays within its group: groups (n,) -> permutation (n,).
-
-    On average one row a group keeps its place, however large the groups are.
-    """
+    """A random order of the rows in which each stays within its group: groups (n,) -> permutation (n,)."""
     order = np.arange(len(groups))
     for name in dict.fromkeys(groups.tolist()):
         rows = np.flatnonzero(groups == name)
@@ -40,7 +37,7 @@ def pairing_table(
 ) -> pd.DataFrame:
     """Cosines with the clean embeddings by pairing: pairing, level, mean_cosine, above_099, in_place (images, means).
 
-    `embeddings` (images, D) by level, the first of them clean. Pairings: `by_name`, each image with itself, and the means
+    `embeddings` (images, D) by level, the first of them clean. Pairings: `by_name`, an image with itself, and the mean
     of `draws` random orders of the perturbed ones, `within_classes` and over `all` images.
     """
     if draws < 1:
@@ -104,10 +101,7 @@ def rises(levels: Sequence[Hashable], values: Sequence[float]) -> dict[Hashable,
 
 
 def share_table(table: pd.DataFrame, images: int, value: str = "top1_percent") -> pd.DataFrame:
-    """Each percentage and the nearest share of `images`: the table with nearest_count, nearest_percent, deviation, fits.
-
-    `deviation` is in points; a percentage with one decimal `fits` where that is no more than its rounding, 0.05.
-    """
+    """Each percentage and the nearest share of `images`: nearest_count, nearest_percent, deviation (points), fits."""
     count = (table[value] * images / 100).round().astype(int)
     table = table.assign(nearest_count=count, nearest_percent=100 * count / images)
     deviation = (table[value] - table["nearest_percent"]).abs()

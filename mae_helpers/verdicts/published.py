@@ -58,9 +58,8 @@ def ends(table: pd.DataFrame, value: str) -> tuple[str, ...]:
 def compare(table: pd.DataFrame, name: str, keys: Sequence[str], values: Sequence[str]) -> pd.DataFrame:
     """The fine-tuned MAE's rows with the published ones of the same `keys`: for each value v, v_paper and v_difference.
 
-    A value with an interval has v_difference_low and _high as well: its ends less the published value, which is taken
-    as exact. Where the table has the supervised ViT, its first value stands beside as v_vit. Rows that the paper lacks
-    stay, with missing values. Levels are compared as text: `10` is `10`, `I` is `I`.
+    v_difference_low and _high are the ends of v's interval, where it has one, less the published value. The supervised
+    ViT's first value stands beside as v_vit. Rows that the paper lacks stay, with missing values.
     """
     keys = list(keys)
     paper, table = (_as_text(rows, keys) for rows in (published(name), table))
@@ -83,9 +82,8 @@ def released_active(width: int) -> int:
 def compare_features(counts: pd.DataFrame) -> pd.DataFrame:
     """One class's counts with the released ones: released_clean_count, released_retained_count and difference.
 
-    `counts` has perturbation, level, class, layer, head, clean_count, retained_count (`features.feature_table`). The
-    level `clean`, where nothing is lost, is left out; heads and levels that the release lacks stay, with missing
-    values. `difference` is that of the retained counts.
+    `counts` is `features.feature_table` with its perturbation; `difference` is that of the retained counts. The level
+    `clean`, where nothing is lost, is left out; heads and levels that the release lacks stay, with missing values.
     """
     keys, here = ["perturbation", "level", "layer", "head"], _as_text(counts, ["level"])
     released = _as_text(published("released_head_features"), ["level"]).set_index(keys).add_prefix("released_")
@@ -96,9 +94,9 @@ def compare_features(counts: pd.DataFrame) -> pd.DataFrame:
 def feature_agreement(compared: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
     """How far `compare_features` agrees over the heads, a row a perturbation and level.
 
-    perturbation, level, heads; the mean retained_count, and retained_count_paper of all released heads; then over the
-    heads that both have: retained_count_difference with its 95 % bootstrap over heads, within_one_percent (counts that
-    differ by 1 at most), and rank_correlation (Spearman's; missing where either side is constant).
+    perturbation, level, heads, mean retained_count, and retained_count_paper of all released heads; over the heads that
+    both have: retained_count_difference with its 95 % bootstrap, within_one_percent (of the counts), and Spearman's
+    rank_correlation, missing where either side is constant.
     """
     keys, agreement = ["perturbation", "level"], []
     released = _as_text(published("released_head_features"), ["level"]).groupby(keys)["retained_count"].mean()
@@ -129,9 +127,8 @@ def _column(table: pd.DataFrame, name: str, style: str, to: str = "\u00a0to\u00a
 def show(
     table: pd.DataFrame, formats: dict[str, str], same_data: bool, headings: dict | None = None, source: str = "paper"
 ) -> Styler:
-    """A table for a page: columns named in words, values and differences with their 95 % intervals.
+    """The columns of `formats` for a page, with intervals; `_vit`, `_paper` and `_difference` follow theirs.
 
-    `formats` chooses and orders the columns; those that end in `_vit`, `_paper` or `_difference` follow their value.
     Unless this run uses the `same_data`, published values are grey under a heading that says so, and no difference is
     shown. `source` is what the published values are called, such as paper or released.
     """
@@ -158,8 +155,8 @@ def arrange(
 ) -> Styler:
     """A `compare`d value laid out as the paper does: the key `down` in rows, the keys `across` in columns.
 
-    Each row of the paper is this run's row, the published one and the difference with its interval. Unless this run uses
-    the `same_data`, the published row is grey under a caption that says so, and there is no difference.
+    Each row of the paper becomes this run's, the published one and the difference with its interval; unless this run
+    uses the `same_data`, the published one is grey under a caption that says so, and there is no difference.
     """
     rows = {"here": [_text(v, style) for v in table[value]], source: [_text(v, style) for v in table[f"{value}_paper"]]}
     if same_data:

@@ -45,10 +45,7 @@ def judge(name: str, *tables: pd.DataFrame) -> dict[str, str]:
 
 
 def scorecard(read: Callable[[str], pd.DataFrame]) -> pd.DataFrame:
-    """Every claim in the paper's order: COLUMNS, section, figure, id. `read(table)` gives a run's table.
-
-    A claim whose table no chapter has written is `not tested here`, and its note says so.
-    """
+    """Every claim in the paper's order: COLUMNS, section, figure, id; `read` gives a table by name."""
     rows = []
     for name, entry in CLAIMS.items():
         try:
@@ -86,10 +83,7 @@ def headlines(card: pd.DataFrame, names: Sequence[str]) -> str:
 
 
 def as_markdown(card: pd.DataFrame, section: str, differences: bool = True) -> str:
-    """One section of a scorecard as a MyST table: verdicts as badges by class, figures as numbered links.
-
-    Without `differences` from the paper where a run has other models or data.
-    """
+    """One section of a scorecard as a MyST table; without `differences` where a run has other models or data."""
     return _markdown(
         {
             "claim": f"**{row.claim}** ({row.where})",
