@@ -42,8 +42,7 @@ def read_idx(path: Path) -> np.ndarray:
 
 def load_split(split: str, folder: str | None = None) -> tuple[np.ndarray, np.ndarray]:
     """Images (n, 28, 28) and labels (n,) as bytes of the split `train` (60,000) or `t10k` (10,000)."""
-    place = find_folder(folder)
-    return read_idx(place / f"{split}-images-idx3-ubyte"), read_idx(place / f"{split}-labels-idx1-ubyte")
+    return tuple(read_idx(find_folder(folder) / f"{split}-{kind}-ubyte") for kind in ("images-idx3", "labels-idx1"))
 
 
 def enlarge(images: np.ndarray) -> np.ndarray:

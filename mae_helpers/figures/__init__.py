@@ -1,1 +1,1 @@
-"""Every plot of the book, a module a concept: tidy data in, axes out, nothing computed beyond what seaborn summarises."""
+"""Every plot of the book, a module a concept: tidy data in, axes out, nothing computed."""

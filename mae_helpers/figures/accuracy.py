@@ -23,8 +23,7 @@ def level_curves(
 ) -> Axes:
     """A measure against the level of a perturbation, a line for each value of `hue`, with intervals where there are.
 
-    Levels stand in the table's order; `band` names the columns with an interval's ends. Kinds that have no order are not
-    `joined`: points with error bars.
+    `band` names the columns with an interval's ends. Kinds that have no order are not `joined`: points with error bars.
     """
     for number, (value, rows) in enumerate(table.groupby(hue, sort=False)):
         named, marker = (NAMES[value], COLOURS[value]), MARKERS.get(value, "o")

@@ -7,10 +7,7 @@ from mae_helpers.figures.style import panels
 
 
 def feature_heatmaps(table: pd.DataFrame, largest: int, xlabel: str) -> Figure:
-    """Figs. 6, 7: a panel a layer, heads by levels, coloured by the features that stay common; `largest` is k.
-
-    `table` has layer, head, level (in order) and retained_count; several classes are averaged.
-    """
+    """Figs. 6, 7: a panel a layer, heads by levels, coloured by retained_count, mean over classes, of `largest`."""
     levels = list(dict.fromkeys(table["level"]))
     figure, axes = panels(table["layer"].nunique(), 4, 2.5, sharex=True, sharey=True)
     for ax, (layer, rows) in zip(axes, table.groupby("layer"), strict=True):

@@ -42,10 +42,7 @@ def marked_curve(x: Sequence, y: Sequence[float], marked: Collection, ax: Axes, 
 
 
 def class_dots(table: pd.DataFrame, y: str, ax: Axes) -> Axes:
-    """A dot a class for each number of images and way to choose active features, with the mean over classes as a bar.
-
-    A class has the same colour, and the same place beside the others, in every group of dots.
-    """
+    """A dot a class, of one colour and place in each group of `images` and `by`, with the mean as a bar."""
     classes, names, ticks = list(dict.fromkeys(table["class"])), {"magnitude": "magnitude", "value": "signed"}, []
     colours = [CLASS_COLOURS[number % len(CLASS_COLOURS)] for number in range(len(classes))]
     offsets = np.linspace(-0.2, 0.2, len(classes)) if len(classes) > 1 else np.zeros(1)

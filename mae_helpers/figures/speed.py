@@ -5,10 +5,7 @@ from matplotlib.axes import Axes
 
 
 def ratio_dots(table: pd.DataFrame, ax: Axes) -> Axes:
-    """A line a row of `table` (name, ratio, low, high, goal, met): the ratio with its interval, the goal as a bar.
-
-    Rows without a ratio are left out. The axis of ratios is logarithmic.
-    """
+    """A line a row (name, ratio, low, high, goal, met): a ratio with its interval, and its goal as a bar."""
     rows = table[table["ratio"].notna()].iloc[::-1].reset_index(drop=True)
     met = rows["met"].astype(str) == "True"
     colours = met.map({True: "#0072B2", False: "#D55E00"})
