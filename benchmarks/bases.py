@@ -20,8 +20,8 @@ Bases = dict[tuple[str, int], np.ndarray]
 def tokens_of(model: torch.nn.Module, images: ImageSet, ratio: float) -> list[list[Tensor]]:
     """The tokens of every batch and third layer, CLS first: what both sides begin with."""
     found = []
-    for rows, batch in images.batches(BATCH):
-        visible = visible_patches([images.ids[row] for row in rows], model.patch_embed.num_patches, ratio, seed=0)
+    for _, ids, batch in images.batches(BATCH):
+        visible = visible_patches(ids, model.patch_embed.num_patches, ratio, seed=0)
         found.append([state.tokens for state in walk(model, batch, visible) if state.layer % 3 == 0])
     return found
 

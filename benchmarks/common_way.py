@@ -8,7 +8,7 @@ from torch import Tensor
 from benchmarks.harness import Pair, Row, largest_difference
 from benchmarks.inputs import noise_images, vit_b
 from benchmarks.statistics import all_statistics
-from mae_helpers.encoder.walk import one_pass
+from mae_helpers.encoder.passes import one_pass
 from mae_helpers.images.sets import ImageSet
 from mae_helpers.measures.attention import patch_distances
 from mae_helpers.profile.machine import Compute

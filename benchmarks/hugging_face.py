@@ -9,9 +9,11 @@ from torch import Tensor
 
 from benchmarks.harness import Pair, Row, largest_difference
 from benchmarks.inputs import noise_images, vit_b
-from mae_helpers.encoder.walk import PerImage, cls_token, mean_patch, one_pass
+from mae_helpers.encoder.passes import PerImage, one_pass
+from mae_helpers.encoder.walk import cls_token, mean_patch
 from mae_helpers.images.sets import ImageSet
 from mae_helpers.measures.attention import Rollout, attention_distance, patch_distances
+from mae_helpers.profile.machine import Compute
 
 RENAMED = {  # of a block: timm's names, and those of transformers
     "norm1": "layernorm_before",
@@ -68,7 +70,7 @@ def from_outputs(theirs: torch.nn.Module, images: ImageSet, batch: int) -> dict[
     grid = int(patches.num_patches**0.5)
     distances = patch_distances(grid, patches.image_size[0] // grid).to(device)
     parts = []
-    for _, pixels in images.batches(batch):
+    for _, _, pixels in images.batches(batch):
         hidden, maps = outputs(theirs, pixels.to(device))
         maps, hidden = torch.stack(maps, 1), torch.stack(hidden, 1)
         among = maps[..., 1:, 1:] / maps[..., 1:, 1:].sum(-1, keepdim=True)
@@ -94,7 +96,7 @@ def in_one_pass(model: VisionTransformer, images: ImageSet, batch: int) -> dict[
         "cls_rollout": Rollout("cls", depth),
         "patch_rollout": Rollout("patches", depth),
     }
-    return one_pass(model, images, statistics, batch_size=batch)
+    return one_pass(model, images, statistics, compute=Compute(batch_size=batch))
 
 
 def pair(device: torch.device, model: VisionTransformer, images: ImageSet, batch: int) -> Pair:

@@ -26,7 +26,7 @@ def noise_images(count: int, size: int = 224) -> ImageSet:
     labels = np.arange(count) * CLASSES // count
     ids, names = [f"noise/{row:04d}" for row in range(count)], np.array(["first", "second"])[labels]
     settings = Input(size=size, mean=[0.5] * 3, std=[0.25] * 3)
-    return ImageSet(ids, labels, names, lambda row: Image.fromarray(pixels[row]), settings)
+    return ImageSet.of_pictures(ids, labels, names, lambda row: Image.fromarray(pixels[row]), settings)
 
 
 def demo(name: str = "mae_pretrained", device: torch.device | str = "cpu") -> VisionTransformer:

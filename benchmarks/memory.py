@@ -16,9 +16,11 @@ from timm.models.vision_transformer import VisionTransformer
 from benchmarks.harness import Pair, Row, largest_difference
 from benchmarks.inputs import demo, demo_images
 from benchmarks.statistics import BATCH, all_statistics
-from mae_helpers.encoder.walk import one_pass, walk
+from mae_helpers.encoder.passes import one_pass
+from mae_helpers.encoder.walk import walk
 from mae_helpers.images.sets import ImageSet
 from mae_helpers.measures.attention import patch_distances
+from mae_helpers.profile.machine import Compute
 from mae_helpers.profile.settings import ROOT
 from mae_helpers.run.usage import peaks
 
@@ -29,14 +31,14 @@ RUNS = 2  # of each, of which the smaller counts: what the allocator adds differ
 
 def in_one_pass(model: VisionTransformer, images: ImageSet) -> np.ndarray:
     """Attention distances among all other statistics, (images, layers, heads)."""
-    return one_pass(model, images, all_statistics(model, images), batch_size=BATCH)["distance"]
+    return one_pass(model, images, all_statistics(model, images), compute=Compute(batch_size=BATCH))["distance"]
 
 
 def from_stored_maps(model: VisionTransformer, images: ImageSet) -> np.ndarray:
     """Attention distances from the maps of all images, kept first in one array, (images, layers, heads)."""
     layers, heads, length = len(model.blocks), model.blocks[0].attn.num_heads, 1 + model.patch_embed.num_patches
     maps = torch.empty(len(images), layers, heads, length, length)
-    for rows, batch in images.batches(BATCH):
+    for rows, _, batch in images.batches(BATCH):
         for state in walk(model, batch):
             maps[rows.start : rows.stop, state.layer - 1] = state.attention()
     distances = patch_distances(model.patch_embed.grid_size[0], model.patch_embed.patch_size[0])

@@ -12,7 +12,8 @@ from skimage import data
 
 from benchmarks.harness import device_name, seconds, versions, write
 from benchmarks.inputs import vit_b
-from mae_helpers.encoder.walk import PerImage, classify, one_pass
+from mae_helpers.encoder.passes import PerImage, one_pass
+from mae_helpers.encoder.walk import classify
 from mae_helpers.images.sets import ImageSet
 from mae_helpers.profile.machine import Compute
 from mae_helpers.profile.settings import Input
@@ -29,7 +30,7 @@ def jpeg_images(count: int) -> ImageSet:
         Image.fromarray(photograph[top : top + 224, left : left + 224]).save(buffer, "jpeg", quality=85)
         files.append(buffer.getvalue())
     ids, labels = [f"{row:05d}" for row in range(count)], np.zeros(count, int)
-    return ImageSet(
+    return ImageSet.of_pictures(
         ids, labels, np.array(["one"] * count), lambda row: Image.open(BytesIO(files[row])), Input(size=224)
     )
 

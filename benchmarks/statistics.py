@@ -9,16 +9,8 @@ from torch import Tensor
 
 from benchmarks.harness import Pair, Row, largest_difference
 from benchmarks.inputs import noise_images, vit_b
-from mae_helpers.encoder.walk import (
-    PerImage,
-    Statistic,
-    classify,
-    cls_token,
-    embed,
-    mean_patch,
-    one_pass,
-    visible_patches,
-)
+from mae_helpers.encoder.passes import PerImage, Statistic, one_pass
+from mae_helpers.encoder.walk import classify, cls_token, embed, mean_patch, visible_patches
 from mae_helpers.images.sets import ImageSet
 from mae_helpers.measures.attention import Rollout, attention_distance, patch_distances
 from mae_helpers.measures.features import head_features
@@ -63,7 +55,7 @@ def pair(
     device: torch.device, model: VisionTransformer, images: ImageSet, ratio: float = 0.0, batch: int = BATCH
 ) -> Pair:
     """One pass with everything and the bare one, on the same batches and, with `ratio`, the same masks."""
-    batches = [pixels.to(device) for _, pixels in images.batches(batch)]
+    batches = [pixels.to(device) for _, _, pixels in images.batches(batch)]
     masks = [None] * len(batches)
     if ratio:
         count, ids = model.patch_embed.num_patches, images.ids

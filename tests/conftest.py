@@ -54,7 +54,8 @@ def tiny_images() -> ImageSet:
     ids = [f"tiny/{row:02d}" for row in range(12)]
     labels = np.repeat(range(3), 4)
     settings = Input(size=32, mean=[0.5, 0.4, 0.3], std=[0.3, 0.25, 0.2])
-    return ImageSet(ids, labels, np.array(CLASSES)[labels], lambda row: Image.fromarray(pixels[row]), settings)
+    names = np.array(CLASSES)[labels]
+    return ImageSet.of_pictures(ids, labels, names, lambda row: Image.fromarray(pixels[row]), settings)
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ import multiprocessing
 import multiprocessing.forkserver
 
 SERVER = multiprocessing.get_context("forkserver")
-SERVER.set_forkserver_preload(["mae_helpers.chapter", "mae_helpers.robustness"])
+SERVER.set_forkserver_preload(["mae_helpers.run.chapter", "mae_helpers.measures"])
 
 
 def start(target, *arguments):

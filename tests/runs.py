@@ -8,16 +8,18 @@ from pathlib import Path
 
 import torch
 
-from mae_helpers.measures import robustness
-from mae_helpers.perturbations import levels as perturbations
+from mae_helpers.measures.accuracy import accuracy_table
+from mae_helpers.measures.alignment import alignment, alignment_table
+from mae_helpers.perturbations.blur import blur_levels
+from mae_helpers.perturbations.occlusion import Occlusion
 from mae_helpers.run import chapter
 from mae_helpers.sweep import sweep
 
 
 def levels():
     """Eleven of blur and nineteen of occlusion: sixty cells for two models."""
-    occluded = {f"{percent} %": perturbations.Occlusion(percent) for percent in range(5, 100, 5)}
-    return perturbations.blur_levels() | occluded
+    occluded = {f"{percent} %": Occlusion(percent) for percent in range(5, 100, 5)}
+    return blur_levels() | occluded
 
 
 def tables(profile: str | Path, folder: str | Path) -> None:
@@ -36,11 +38,9 @@ def tables(profile: str | Path, folder: str | Path) -> None:
     here = chapter.begin(str(profile), "cpu", results_folder=str(folder))
     sets = {name: here.images() for name in ("mae_finetuned", "vit_supervised")}
     predictions = here.sweep(sets, levels(), "prediction")
-    here.save(
-        robustness.accuracy_table(predictions, sets).assign(kernel_size=0, sigma=0, psnr_db=0, ssim=0), "table1_blur"
-    )
-    moved = robustness.alignment(here.sweep(sets, levels(), "embedding"), predictions, sets)
-    here.save(robustness.alignment_table(moved).assign(perturbation="all"), "table3_cosine")
+    here.save(accuracy_table(predictions, sets).assign(kernel_size=0, sigma=0, psnr_db=0, ssim=0), "table1_blur")
+    moved = alignment(here.sweep(sets, levels(), "embedding"), predictions, sets)
+    here.save(alignment_table(moved).assign(perturbation="all"), "table3_cosine")
 
 
 def killed_before_the_name(profile: str | Path, folder: str | Path, number: int) -> None:

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from mae_helpers.encoder.walk import LayerState, one_pass, visible_patches, walk
+from mae_helpers.encoder.passes import one_pass
+from mae_helpers.encoder.walk import LayerState, visible_patches, walk
 from mae_helpers.measures.attention import (
     Rollout,
     attention_distance,
@@ -16,6 +17,7 @@ from mae_helpers.measures.attention import (
     rollout,
     uniform_distance,
 )
+from mae_helpers.profile.machine import Compute
 from mae_helpers.run.tables import COLUMNS
 
 
@@ -199,7 +201,9 @@ def test_rollout_of_a_pass_agrees_with_each_image_alone(tiny_vit, tiny_images, r
         layers = [state.attention()[0].double().mean(0) for state in walk(tiny_vit, tiny_images.tensor([row]))]
         expected.append(plain_rollout(torch.stack(layers), rows))
     for size in (1, 5, 64):
-        found = one_pass(tiny_vit, tiny_images, {"rollout": Rollout(rows, 4)}, batch_size=size)["rollout"]
+        found = one_pass(tiny_vit, tiny_images, {"rollout": Rollout(rows, 4)}, compute=Compute(batch_size=size))[
+            "rollout"
+        ]
         assert found.shape == (12, 16)
         assert found.dtype == np.float32
         np.testing.assert_allclose(found, expected, rtol=0, atol=1e-6)

@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 import torch
 from conftest import make_vit
+from skimage import data
 
 from benchmarks import (
     angles,
@@ -211,5 +212,5 @@ def test_rates_of_other_devices_are_kept(tmp_path):
 def test_the_rates_images_are_files_that_are_decoded():
     found = rates.jpeg_images(3)
     assert found.image(2).size == (224, 224)
-    assert found.read(0).format == "JPEG"
-    assert not np.array_equal(found.pixels(0), found.pixels(1))
+    away = np.abs(found.pixels(1) - data.astronaut()[7:231, 13:237] / 255)
+    assert 0 < away.max() < 0.5, "the loss of a JPEG of quality 85, and no other"

@@ -15,8 +15,7 @@ from bs4 import BeautifulSoup
 from mae_helpers.profile.settings import ROOT
 from mae_helpers.run import notebooks
 from mae_helpers.run import site as book
-from mae_helpers.run.pages import shown
-from mae_helpers.run.site import BookError
+from mae_helpers.run.site import BookError, shown
 
 LARGEST_PAGE = 3_000_000  # bytes
 

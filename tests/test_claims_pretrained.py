@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from mae_helpers.measures.robustness import cosine_table
+from mae_helpers.measures.masking import cosine_table
 from mae_helpers.verdicts import scorecard as claims
 
 SUPPORTED, PARTLY, NOT_SUPPORTED, NOT_TESTED = claims.VERDICTS
@@ -51,36 +51,22 @@ def test_classes_separate_quotes_the_thirds():
     assert "10, 10 %" in row["here"]
 
 
-@pytest.mark.parametrize(
-    ("jump_at", "verdict"),
-    [
-        (7, SUPPORTED),
-        (8, SUPPORTED),
-        (9, SUPPORTED),
-        (6, PARTLY),
-        (10, PARTLY),
-        (5, NOT_SUPPORTED),
-        (11, NOT_SUPPORTED),
-    ],
-)
-def test_emergence(jump_at, verdict):
-    table = pd.DataFrame(
-        {
-            "model": "mae_pretrained",
-            "token": "mean_patch",
-            "layer": LAYERS,
-            "silhouette": np.where(jump_at <= LAYERS, 0.4, 0.0),
-        }
-    )
-    row = claims.judge("emergence", table.sample(frac=1, random_state=0))
-    assert row["verdict"] == verdict
-    assert f"+0.40 over the three layers that end at layer {jump_at}" in row["here"]
+def emergence(silhouette):
+    columns = {"model": "mae_pretrained", "token": "mean_patch", "layer": LAYERS, "silhouette": silhouette}
+    return claims.judge("emergence", pd.DataFrame(columns).sample(frac=1, random_state=0))
+
+
+def test_emergence_is_where_the_silhouette_jumps():
+    rows = {layer: emergence(np.where(layer <= LAYERS, 0.4, 0.0)) for layer in range(5, 12)}
+    verdicts = [NOT_SUPPORTED, PARTLY, SUPPORTED, SUPPORTED, SUPPORTED, PARTLY, NOT_SUPPORTED]
+    assert [row["verdict"] for row in rows.values()] == verdicts
+    for layer, row in rows.items():
+        assert f"+0.40 over the three layers that end at layer {layer}" in row["here"]
 
 
 def test_a_silhouette_that_only_falls_shows_no_emergence():
     falling = -np.cumsum(np.where(np.isin(LAYERS, (6, 7, 8)), 0.01, 0.1))
-    columns = {"model": "mae_pretrained", "token": "mean_patch", "layer": LAYERS, "silhouette": falling}
-    assert claims.judge("emergence", pd.DataFrame(columns))["verdict"] == NOT_SUPPORTED
+    assert emergence(falling)["verdict"] == NOT_SUPPORTED
 
 
 def distances(**by_model):
@@ -98,17 +84,15 @@ def heads(inside, outside=0.2):
     return np.tile(np.where(np.arange(10) < inside, 0.9, outside), (12, 1))
 
 
-@pytest.mark.parametrize(("inside", "verdict"), [(10, SUPPORTED), (9, SUPPORTED), (6, PARTLY), (3, NOT_SUPPORTED)])
-def test_attention_is_global(inside, verdict):
-    row = claims.judge("attention_is_global.first", distances(mae_pretrained=heads(inside), random=heads(0)))
+@pytest.mark.parametrize(
+    ("inside", "outside", "verdict"),
+    [(10, 0.2, SUPPORTED), (9, 0.2, SUPPORTED), (6, 0.2, PARTLY), (3, 0.2, NOT_SUPPORTED), (0, 1.2, NOT_SUPPORTED)],
+)
+def test_attention_is_global(inside, outside, verdict):
+    table = distances(mae_pretrained=heads(inside, outside), random=heads(0))
+    row = claims.judge("attention_is_global.first", table)
     assert row["verdict"] == verdict
     assert f"{10 * inside}% of heads" in row["here"]
-
-
-def test_attention_farther_than_uniform_does_not_count_as_global():
-    assert (
-        claims.judge("attention_is_global.first", distances(mae_pretrained=heads(0, 1.2)))["verdict"] == NOT_SUPPORTED
-    )
 
 
 @pytest.mark.parametrize(
@@ -129,17 +113,16 @@ def test_vit_starts_local(vit, mae, verdict):
 
 def angles(mae, random, spread):
     """Three angles a layer, `spread` to each side of the median; the other controls must not be read."""
-    tables = []
-    for model, medians in (("mae_pretrained", mae), ("random", random)):
-        for control, sign in (("between_classes", 1), ("split_half", -1)):
-            for layer, median, width in zip(LAYERS, medians, spread, strict=True):
-                values = sign * median + width * np.array([-1, 0, 1])
-                columns = {"model": model, "control": control, "layer": layer, "theta1_deg": values}
-                tables += [
-                    pd.DataFrame(columns | {"main": True}),
-                    pd.DataFrame(columns | {"main": False, "theta1_deg": values - 50}),
-                ]
-    return pd.concat(tables, ignore_index=True)
+    columns = {"layer": np.repeat(LAYERS, 3)}
+    around = np.outer(spread, [-1, 0, 1]).ravel()
+    return pd.concat(
+        pd.DataFrame(columns | {"theta1_deg": sign * np.repeat(medians, 3) + around - 50 * (not main)}).assign(
+            model=model, control=control, main=main
+        )
+        for model, medians in (("mae_pretrained", mae), ("random", random))
+        for control, sign in (("between_classes", 1), ("split_half", -1))
+        for main in (True, False)
+    )
 
 
 @pytest.mark.parametrize(
@@ -162,16 +145,13 @@ def test_angles_grow(mae, random, spread, verdict):
     [(40, 10, 12, SUPPORTED), (30, 10, 20, SUPPORTED), (15, 10, 12, PARTLY), (11, 10, 12, NOT_SUPPORTED)],
 )
 def test_angles_are_about_classes(between, half, shuffled, verdict):
-    last = {"between_classes": between, "split_half": half, "shuffled_labels": shuffled}
-    rows = [
-        {"model": model, "control": control, "layer": layer, "theta1_deg": value if layer == 12 else 50 - value}
-        for model in ("mae_pretrained", "random")
-        for layer in (1, 12)
-        for control, value in last.items()
-    ]
-    table = pd.DataFrame(rows)
-    table.loc[table["model"] == "random", "theta1_deg"] = 1.0
-    table = pd.concat([table.assign(main=True), table.assign(main=False, theta1_deg=30.0)])
+    last = pd.DataFrame({"control": ["between_classes", "split_half", "shuffled_labels"], "layer": 12})
+    last = last.assign(model="mae_pretrained", main=True, theta1_deg=[between, half, shuffled])
+    first, random = (
+        last.assign(layer=1, theta1_deg=50 - last["theta1_deg"]),
+        last.assign(model="random", theta1_deg=1.0),
+    )
+    table = pd.concat([last, first, random, last.assign(main=False, theta1_deg=30.0)])
     assert claims.judge("angles_are_about_classes", table)["verdict"] == verdict
 
 
@@ -233,8 +213,10 @@ def test_claims_are_shown_whole_and_without_row_numbers():
     assert "row_heading" not in page
 
 
-def test_what_a_run_lacks_is_not_tested():
-    table = distances(mae_pretrained=heads(10))
-    row = claims.judge("attention_is_global.second", table)
+@pytest.mark.parametrize(
+    ("name", "note"), [("attention_is_global.second", "no images 'second'"), ("vit_starts_local", "no model 'vit_")]
+)
+def test_what_a_run_lacks_is_not_tested(name, note):
+    row = claims.judge(name, distances(mae_pretrained=heads(10)))
     assert row["verdict"] == NOT_TESTED
-    assert "no images 'second'" in row["note"]
+    assert note in row["note"]

@@ -24,17 +24,19 @@ import torch
 import yaml
 from conftest import make_vit
 from safetensors.torch import save_file
+from timm.models.vision_transformer import VisionTransformer
 
 from mae_helpers.encoder import weights as checkpoints
 from mae_helpers.encoder.walk import walk
 from mae_helpers.measures import attention
+from mae_helpers.measures.accuracy import accuracy_table
 from mae_helpers.perturbations import levels as perturbations
+from mae_helpers.perturbations.levels import Clean
 from mae_helpers.profile.settings import ROOT, load_profile
 from mae_helpers.run import chapter, notebooks
 from mae_helpers.run import command as run
 from mae_helpers.run import tables as results
-from mae_helpers.sweep import cells
-from mae_helpers.sweep.dependencies import dependencies
+from mae_helpers.sweep import cells, current
 from mae_helpers.verdicts import scorecard as claims
 from mae_helpers.verdicts.finding import Finding
 
@@ -126,9 +128,9 @@ def executed(text):
     return SimpleNamespace(**{name: value for name, value in vars(module).items() if not name.startswith("__")})
 
 
-def options_of(section):
-    """The arguments that a section's command gives to `mae_helpers.run`."""
-    _, _, arguments = block(section, ".venv/bin/python").partition("-m mae_helpers.run ")
+def options_of(chapters):
+    """The arguments that the page's command on these chapters gives to `mae_helpers.run`."""
+    [arguments] = re.findall(rf"-m mae_helpers\.run ({chapters} [^`]+)`", TEXT)
     return shlex.split(arguments)
 
 
@@ -162,26 +164,31 @@ def pages(monkeypatch):
 
 
 def test_a_model_of_timm_by_name_is_opened_with_its_own_normalisation(tmp_path, monkeypatch):
-    profile = load_profile(written(block("Add a model", "# data/dino.yaml"), tmp_path))
-    model = profile.models["mae_pretrained"]
+    [entry, settings] = re.findall(r"of timm by name: (\{.+\}), and input: (\{.+\})\n", TEXT)[0]
+    values = {"name": "dino", "images": {"source": "digits", "count": 100}, "input": yaml.safe_load(settings)}
+    path = tmp_path / "dino.yaml"
+    path.write_text(yaml.safe_dump(values | {"models": {"mae_pretrained": yaml.safe_load(entry)}}))
+    model = load_profile(path).models["mae_pretrained"]
     assert model.model in timm.list_pretrained("vit_*")
     weights, asked = tmp_path / "weights.safetensors", []
     save_file(timm.create_model(model.model, **model.arguments).state_dict(), weights)
     monkeypatch.setattr(checkpoints, "from_hub", lambda name: asked.append(name) or weights)
-    here = chapter.begin(profile.path, "cpu", results_folder=str(tmp_path / "results"))
+    here = chapter.begin(str(path), "cpu", results_folder=str(tmp_path / "results"))
     seen = here.seen_by("mae_pretrained", here.images()).take(range(1))
     states = list(walk(here.model("mae_pretrained"), seen.tensor([0])))
     assert set(asked) == {model.model}
     assert states[-1].tokens.shape == (1, 1 + 14 * 14, 384)
-    assert seen.input.mean == list(timm.get_pretrained_cfg(model.model).mean)
+    assert list(seen.input.mean) == list(timm.get_pretrained_cfg(model.model).mean)
 
 
 def test_a_model_of_ones_own_goes_through_the_chapter(tmp_path, monkeypatch, pages):
     monkeypatch.chdir(tmp_path)
-    model = executed(block("Add a model", "from pathlib")).model
-    written(block("Add a model", "# data/own.yaml"), tmp_path)
+    path = written(block("Add a model", "# data/own.yaml"), tmp_path)
+    arguments = yaml.safe_load(path.read_text())["models"]["mae_pretrained"]["arguments"]
+    model = VisionTransformer(**arguments)
+    save_file(model.state_dict(), tmp_path / "data" / "own.safetensors")
     out = ["--out", str(tmp_path / "_build"), "--results", str(tmp_path / "results"), "--device", "cpu"]
-    assert run.main([*options_of("Add a model"), *out]) == 0
+    assert run.main([*options_of("04"), *out]) == 0
     [named] = re.findall(r"`(_build/executed/\S+)`", TEXT)
     assert (tmp_path / named).exists()
     assert list(pages) == [Path(named).name]
@@ -197,7 +204,8 @@ def test_a_model_of_ones_own_goes_through_the_chapter(tmp_path, monkeypatch, pag
 
 @pytest.fixture
 def posterise(house, monkeypatch):
-    return imported("mae_helpers.posterise", house / "mae_helpers" / "posterise.py", monkeypatch)
+    place = "mae_helpers/perturbations/posterise.py"
+    return imported("mae_helpers.perturbations.posterise", house / place, monkeypatch)
 
 
 def test_the_perturbation_does_what_its_docstrings_say(posterise, tiny_images):
@@ -222,31 +230,32 @@ def test_the_perturbation_meets_the_protocol(posterise):
     assert all(hasattr(one, name) for name in members)
     with pytest.raises(FrozenInstanceError):
         one.bits = 4
-    with pytest.raises(ValueError, match="9 bits; use a whole number from 1 to 8"):
-        posterise.Posterise(9)
 
 
 def test_an_edit_of_the_perturbations_module_is_noticed_and_one_of_a_figure_is_not(house, posterise):
-    dependencies.cache_clear()
-    before = cells.code_behind(posterise.Posterise(3))
-    assert {"mae_helpers.posterise", "mae_helpers.measures", "mae_helpers.attention"} <= set(before.code)
-    assert not [name for name in before.code if "figures" in name]
-    with (house / "mae_helpers" / "posterise.py").open("a") as file:
-        file.write("# edited\n")
-    dependencies.cache_clear()
-    after = cells.code_behind(posterise.Posterise(3))
-    assert before.difference(after) == "another mae_helpers.posterise"
+    current.code_behind.cache_clear()
+    before = cells.code_of(posterise.Posterise(3))
+    reached = {"perturbations.posterise", "sweep.recorded", "measures.attention"}
+    assert {f"mae_helpers.{name}" for name in reached} <= set(before.files)
+    assert not [name for name in before.files if "figures" in name]
+    path = house / "mae_helpers" / "perturbations" / "posterise.py"
+    for edit, noticed in (("# edited\n", ""), ("EDITED = 1\n", "another mae_helpers.perturbations.posterise")):
+        path.write_text(path.read_text() + edit)
+        current.code_behind.cache_clear()
+        assert before.difference(cells.code_of(posterise.Posterise(3))) == noticed
 
 
 def test_the_sweep_gives_a_row_a_model_and_level(posterise, tiny_demo):
-    found = executed(block("Add a perturbation", "from mae_helpers import chapter"))
-    assert list(found.table["model"].unique()) == ["mae_finetuned", "vit_supervised"]
-    assert (found.table.groupby("model")["level"].agg(list).map(tuple) == tuple(found.levels)).all()
-    assert (found.table["images"] == 12).all()
-    level = found.table.set_index(["model", "level"])["top1_percent"].unstack()
+    here = chapter.begin("demo")
+    sets = here.classifiers(per_class=4, supervised_per_class=4)
+    levels = {"clean": Clean()} | {f"{bits} bits": posterise.Posterise(bits) for bits in (8, 3, 1)}
+    table = accuracy_table(here.sweep(sets, levels, "prediction"), sets)
+    assert list(table["model"].unique()) == ["mae_finetuned", "vit_supervised"]
+    assert (table.groupby("model")["level"].agg(list).map(tuple) == tuple(levels)).all()
+    assert (table["images"] == 12).all()
+    level = table.set_index(["model", "level"])["top1_percent"].unstack()
     pd.testing.assert_series_equal(level["8 bits"], level["clean"], check_names=False)  # bytes already
-    assert len(found.axes[0].lines) == 2
-    again = found.here.sweep(found.sets, found.levels, "embedding")["mae_finetuned"]
+    again = here.sweep(sets, levels, "embedding")["mae_finetuned"]
     np.testing.assert_allclose(again["8 bits"], again["clean"], rtol=1e-4, atol=1e-4)
     assert not np.allclose(again["1 bits"], again["clean"], atol=1e-2)
 
@@ -256,7 +265,7 @@ def test_the_sweep_gives_a_row_a_model_and_level(posterise, tiny_demo):
 
 @pytest.fixture
 def entropy(house, monkeypatch):
-    copy = imported("attention_of_the_copy", house / "mae_helpers" / "attention.py", monkeypatch)
+    copy = imported("attention_of_the_copy", house / "mae_helpers" / "measures" / "attention.py", monkeypatch)
     monkeypatch.setattr(attention, "attention_entropy", copy.attention_entropy, raising=False)
     return copy.attention_entropy
 
@@ -278,25 +287,11 @@ def test_entropy_of_uniform_attention_is_log_n_and_of_attention_to_one_token_zer
         torch.testing.assert_close(entropy(state), torch.full((3, 4), 17.0).log())
 
 
-def test_measures_are_gathered_by_image_layer_and_head_in_one_pass(entropy, tiny_demo):
-    found = executed(block("Add a measure", "from mae_helpers import chapter"))
-    assert set(found.found) == {"mae_pretrained", "random"}
-    for model, each in found.found.items():
-        assert each["entropy"].shape == (6, 4, 4)
-        assert each["cls_norm"].shape == (6, 4)
-        assert ((each["entropy"] >= 0) & (each["entropy"] <= np.log(17) + 1e-5)).all()
-        assert found.entropy_by_layer[model].shape == (4,)
-        tokens = torch.no_grad()(found.here.model(model).get_intermediate_layers)(
-            found.here.seen_by(model, found.images).tensor(range(6)), n=[3], return_prefix_tokens=True, norm=False
-        )[0][1]
-        np.testing.assert_allclose(each["cls_norm"][:, 3], tokens[:, 0].norm(dim=-1), rtol=1e-4)
-
-
 # 4. Add a chapter
 
 
 def test_the_rule_judges_as_the_claim_says(house):
-    text = (house / "mae_helpers" / "claims" / "pretrained.py").read_text()
+    text = (house / "mae_helpers" / "verdicts" / "pretrained.py").read_text()
     module = ModuleType("copied")
     exec(compile(text, "pretrained.py", "exec"), module.__dict__)
     for entropies, full, partly in (([9.0, 9.5], True, True), ([8.9, 9.5], False, True), ([8.0, 8.9], False, False)):
@@ -309,7 +304,7 @@ def test_the_rule_judges_as_the_claim_says(house):
 
 
 def test_the_claim_has_the_entries_of_the_others_and_a_section_of_the_scorecard(house):
-    listed = yaml.safe_load((house / "mae_helpers" / "claims" / "claims.yaml").read_text())
+    listed = yaml.safe_load((house / "mae_helpers" / "verdicts" / "claims.yaml").read_text())
     added = listed.pop("attention_is_spread")
     assert set(added) == set(next(iter(listed.values())))
     sections = [entry["section"] for entry in listed.values()]
@@ -329,21 +324,16 @@ def test_the_chapter_is_in_style_runs_and_reaches_the_scorecard(house, tiny_prof
         done = subprocess.run([*ruff[:3], *check, *ruff[3:], *places], capture_output=True, text=True)
         assert done.returncode == 0, done.stdout + done.stderr
     assert subprocess.run([sys.executable, "-m", "nbstripout", "--verify", str(path)]).returncode == 0
-    files = [
-        entry["file"] for part in yaml.safe_load(Path("_toc.yml").read_text())["parts"] for entry in part["chapters"]
-    ]
-    assert files[files.index("notebooks/04_masking_invariance") + 1] == f"notebooks/{path.stem}"
-
-    package = imported("pretrained_of_the_copy", house / "mae_helpers" / "claims" / "pretrained.py", monkeypatch)
-    columns = imported("results_of_the_copy", house / "mae_helpers" / "results.py", monkeypatch).COLUMNS
-    listed = yaml.safe_load((house / "mae_helpers" / "claims" / "claims.yaml").read_text())
+    package = imported("pretrained_of_the_copy", house / "mae_helpers" / "verdicts" / "pretrained.py", monkeypatch)
+    columns = imported("results_of_the_copy", house / "mae_helpers" / "run" / "tables.py", monkeypatch).COLUMNS
+    listed = yaml.safe_load((house / "mae_helpers" / "verdicts" / "claims.yaml").read_text())
     monkeypatch.setattr(claims.pretrained, "attention_is_spread", package.attention_is_spread, raising=False)
     monkeypatch.setattr(claims, "CLAIMS", listed)
     monkeypatch.setattr(results, "COLUMNS", columns)
     find = notebooks.find
     monkeypatch.setattr(notebooks, "find", lambda names: find(names, house / "notebooks"))
     out = ["--out", str(house / "_build"), "--results", str(house / "results"), "--device", "cpu"]
-    options = [*options_of("Add a chapter"), "--profile", str(tiny_profile()), "-p", "images_per_class", "2", *out]
+    options = [*options_of("20 10"), "--profile", str(tiny_profile()), "-p", "images_per_class", "2", *out]
     assert run.main(options) == 0
     table = pd.read_csv(house / "results" / "tiny" / "attention_entropy.csv")
     assert list(table.columns) == ["model", "layer", "entropy_nats", "uniform_nats"]
@@ -425,23 +415,14 @@ def test_every_file_and_folder_exists(page):
         assert f"/{folder}/" in ignored
 
 
-def test_the_figure_of_the_house_names_every_room_of_the_walk():
+def test_the_figure_of_the_house_names_every_room_and_its_files():
     figure = TEXT.partition("## The house in one figure")[2].partition("## Rules")[0]
-    for name in re.findall(r"[\w/]+\.py", figure):
-        assert (ROOT / "mae_helpers" / name).exists(), name
-    rooms = [
-        "profile ",
-        "images ",
-        "perturbation ",
-        "encoder walk",
-        "measure ",
-        "tidy table",
-        "figure and CSV",
-        "page ",
-        "scorecard",
-    ]
-    places = [figure.index(f"    {room}") for room in rooms]
-    assert places == sorted(places)
+    rooms = re.findall(r"^    (\w+) +(\S.*)$", figure, re.M)
+    folders = {path.name for path in (ROOT / "mae_helpers").iterdir() if (path / "__init__.py").exists()}
+    assert {room for room, _ in rooms} == folders - {"demo"}
+    for room, files in rooms:
+        for name in re.findall(r"\w+\.(?:py|yaml)", files):
+            assert (ROOT / "mae_helpers" / room / name).exists(), f"{room}/{name}"
 
 
 def test_the_hooks_are_those_that_the_set_up_names():

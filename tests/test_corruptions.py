@@ -8,7 +8,8 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from mae_helpers.images.sets import ImageError
+from mae_helpers.images.pixels import ImageError
+from mae_helpers.perturbations.blur import blur
 from mae_helpers.perturbations.corruptions import (
     GROUP_OF,
     GROUPS,
@@ -18,7 +19,6 @@ from mae_helpers.perturbations.corruptions import (
     corruption_levels,
     mean_corruption_error,
 )
-from mae_helpers.perturbations.levels import blur
 from mae_helpers.verdicts.published import published
 
 TABLE = published("table2_imagenet_c")
@@ -46,27 +46,45 @@ def test_corruptions_and_groups_are_those_of_table_2():
     cells = list(zip(TABLE["corruption"], TABLE["severity"], strict=True))
     assert list(corruption_levels()) == cells
     assert SEVERITIES == (1, 2, 3, 4, 5)
-
-
-def test_corruptions_are_the_packages_own_in_its_order():
     assert list(GROUP_OF) == imagecorruptions.get_corruption_names()
     for group, names in GROUPS.items():
         assert list(names) == imagecorruptions.get_corruption_names(group)
-
-
-def test_levels_can_be_chosen():
-    found = corruption_levels(("fog", "snow"), (5,), seed=2)
-    assert found == {("fog", 5): Corruption("fog", 5, 2), ("snow", 5): Corruption("snow", 5, 2)}
-
-
-def test_levels_have_names_of_their_own():
+    chosen = {("fog", 5): Corruption("fog", 5, 2), ("snow", 5): Corruption("snow", 5, 2)}
+    assert corruption_levels(("fog", "snow"), (5,), seed=2) == chosen
     assert len({found.name for found in corruption_levels().values()}) == 75
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: Corruption("rain", 1), "corruption 'rain' is unknown; use one of gaussian_noise, shot_noise"),
+        *((lambda n=n: Corruption("fog", n), f"fog: severity {n} is unknown; use 1 to 5") for n in (0, 6, -1, 2.0)),
+        (lambda: corruption_levels(severities=()), r"severities \[\]: use some of 1 to 5"),
+    ],
+)
+def test_what_is_no_corruption_is_named(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+def test_too_small_an_image_is_an_error_that_says_what_to_do(tiny_images):
+    small = replace(tiny_images, input=tiny_images.input.model_copy(update={"size": 31}))
+    with pytest.raises(ImageError, match=r"input\.size is 31: .* at least 32 px; leave this chapter out"):
+        Corruption("fog", 1).change(small, {})
+    before = np.random.get_state()  # noqa: NPY002
+    with pytest.raises(AttributeError, match="at least 32 pixels"):
+        corrupt(picture()[:16, :16], "a", "fog", 1, seed=0)
+    assert same_state(before, np.random.get_state()), "put back after an error"  # noqa: NPY002
 
 
 @every
 def test_a_corruption_is_seeded_and_stays_an_image_in_bytes(corruption):
     pixels = picture()
+    np.random.seed(5)  # noqa: NPY002
+    before = np.random.get_state()  # noqa: NPY002
     found = corrupt(pixels, "a", corruption, 3, seed=0)
+    assert same_state(before, np.random.get_state()), "numpy's global state stays"  # noqa: NPY002
+    np.random.seed(6)  # noqa: NPY002
     assert found.dtype == np.float32
     assert found.shape == (56, 56, 3)
     assert found.min() >= 0
@@ -74,26 +92,9 @@ def test_a_corruption_is_seeded_and_stays_an_image_in_bytes(corruption):
     assert np.array_equal(np.round(found * 255) / np.float32(255), found)
     assert np.array_equal(pixels, picture()), "the clean image stays as it was"
     assert not np.array_equal(found, pixels)
-    assert np.array_equal(found, corrupt(pixels, "a", corruption, 3, seed=0))
+    assert np.array_equal(found, corrupt(pixels, "a", corruption, 3, seed=0)), "and does not matter"
     assert np.array_equal(found, corrupt(pixels, "a", corruption, 3, seed=1)) == (corruption in DETERMINISTIC)
     assert np.array_equal(found, corrupt(pixels, "b", corruption, 3, seed=0)) == (corruption in DETERMINISTIC)
-
-
-@every
-def test_numpys_global_state_neither_matters_nor_moves(corruption):
-    np.random.seed(5)  # noqa: NPY002
-    before = np.random.get_state()  # noqa: NPY002
-    found = corrupt(picture(), "a", corruption, 1, seed=0)
-    assert same_state(before, np.random.get_state())  # noqa: NPY002
-    np.random.seed(6)  # noqa: NPY002
-    assert np.array_equal(found, corrupt(picture(), "a", corruption, 1, seed=0))
-
-
-def test_numpys_global_state_is_put_back_after_an_error():
-    before = np.random.get_state()  # noqa: NPY002
-    with pytest.raises(AttributeError, match="at least 32 pixels"):
-        corrupt(picture()[:16, :16], "a", "fog", 1, seed=0)
-    assert same_state(before, np.random.get_state())  # noqa: NPY002
 
 
 @pytest.mark.parametrize("corruption", DETERMINISTIC)
@@ -110,10 +111,11 @@ def test_contrast_by_hand():
     np.testing.assert_allclose(corrupt(pixels, "a", "contrast", 1, seed=0), expected, atol=1.001 / 255)
 
 
-def test_gaussian_noise_has_the_published_width():
+def test_gaussian_noise_has_the_published_width_and_is_drawn_anew_at_each_severity():
     grey = np.full((56, 56, 3), 128 / 255, np.float32)
-    for severity, width in zip(SEVERITIES[:3], (0.08, 0.12, 0.18), strict=True):
-        assert (corrupt(grey, "a", "gaussian_noise", severity, 0) - grey).std() == pytest.approx(width, rel=0.05)
+    noises = [corrupt(grey, "a", "gaussian_noise", severity, 0) - grey for severity in SEVERITIES[:3]]
+    assert [noise.std() for noise in noises] == pytest.approx([0.08, 0.12, 0.18], rel=0.05)
+    assert abs(np.corrcoef(noises[0].ravel(), noises[1].ravel())[0, 1]) < 0.1
 
 
 @pytest.mark.parametrize("corruption", ["gaussian_noise", "defocus_blur", "brightness", "contrast", "jpeg_compression"])
@@ -123,12 +125,6 @@ def test_severity_grows(corruption):
     assert away[0] < away[-1]
 
 
-def test_noise_is_drawn_anew_at_each_severity():
-    grey = np.full((56, 56, 3), 128 / 255, np.float32)
-    first, second = ((corrupt(grey, "a", "gaussian_noise", severity, 0) - grey).ravel() for severity in (1, 2))
-    assert abs(np.corrcoef(first, second)[0, 1]) < 0.1
-
-
 @pytest.mark.parametrize("corruption", RANDOM)
 def test_order_and_other_images_do_not_matter(tiny_images, corruption):
     change = Corruption(corruption, 2).change(tiny_images, {})
@@ -136,23 +132,6 @@ def test_order_and_other_images_do_not_matter(tiny_images, corruption):
     alone = tiny_images.take([1])
     found = Corruption(corruption, 2).change(alone, {})(alone.pixels(0), alone.ids[0])
     assert np.array_equal(found, together[1])
-
-
-def test_unknown_corruption_is_named():
-    with pytest.raises(ValueError, match="corruption 'rain' is unknown; use one of gaussian_noise, shot_noise"):
-        Corruption("rain", 1)
-
-
-@pytest.mark.parametrize("severity", [0, 6, -1])
-def test_unknown_severity_is_named(severity):
-    with pytest.raises(ValueError, match=f"fog: severity {severity} is unknown; use 1 to 5"):
-        Corruption("fog", severity)
-
-
-def test_too_small_an_image_is_an_error_that_says_what_to_do(tiny_images):
-    small = replace(tiny_images, input=tiny_images.input.model_copy(update={"size": 31}))
-    with pytest.raises(ImageError, match=r"input\.size is 31: .* at least 32 px; leave this chapter out"):
-        Corruption("fog", 1).change(small, {})
 
 
 @pytest.mark.parametrize("size", [32, 56, 224])
@@ -173,8 +152,5 @@ def test_mean_corruption_error_by_hand():
     ]
     table = pd.DataFrame(rows, columns=["model", "corruption", "severity", "top1_percent"])
     assert mean_corruption_error(table).to_dict() == {"mae": (20 + 50) / 2, "vit": (0 + 75) / 2}
-
-
-def test_mean_corruption_error_of_table_2_is_the_mean_of_its_cells():
-    found = mean_corruption_error(TABLE.assign(model="mae_finetuned"))
-    assert found["mae_finetuned"] == pytest.approx(100 - TABLE["top1_percent"].mean())
+    whole = mean_corruption_error(TABLE.assign(model="mae_finetuned"))
+    assert whole["mae_finetuned"] == pytest.approx(100 - TABLE["top1_percent"].mean())

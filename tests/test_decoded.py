@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import shutil
+import signal
 import threading
 import warnings
 from collections import Counter
@@ -18,9 +19,14 @@ from PIL import Image
 
 from mae_helpers.images import decoded as module
 from mae_helpers.images.decoded import decoded
-from mae_helpers.images.sets import ImageError, first_images, second_images
+from mae_helpers.images.pixels import ImageError
+from mae_helpers.images.sets import first_images, second_images
 from mae_helpers.perturbations.corruptions import Corruption
 from mae_helpers.profile.settings import Input, load_profile
+
+DOG = "n02106662"
+forked = pytest.mark.skipif("fork" not in multiprocessing.get_all_start_methods(), reason="needs a process at once")
+quiet = pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
 
 
 @pytest.fixture(scope="module")
@@ -49,13 +55,22 @@ def counted(monkeypatch):
     return times
 
 
+def every(images):
+    return np.stack([images.pixels(row) for row in range(len(images))])
+
+
 def same(first, second):
-    assert len(first) == len(second)
-    return all(np.array_equal(first.pixels(row), second.pixels(row)) for row in range(len(first)))
+    return len(first) == len(second) and np.array_equal(every(first), every(second))
 
 
-def blocks(folder):
-    return sorted(folder.rglob("*.npy"))
+def whole_blocks(path):
+    """Which blocks of a file are written."""
+    return np.flatnonzero(np.load(path, mmap_mode="r")["checksum"]).tolist()
+
+
+def only_file(folder):
+    (path,) = folder.rglob("*.npy")
+    return path
 
 
 @pytest.mark.parametrize("workers", [1, 4])
@@ -65,49 +80,83 @@ def test_decoded_images_are_the_same(tree, tmp_path, how, workers):
     found = decoded(plain, tmp_path, workers)
     assert same(found, plain)
     assert torch.equal(found.tensor(range(30)), plain.tensor(range(30)))
-    assert [np.load(path).shape for path in blocks(tmp_path)] == [(8, 40, 40, 3)] * 3 + [(6, 40, 40, 3)]
+    stored = np.load(only_file(tmp_path))
+    assert stored["bytes"].shape == (4, 8, 40, 40, 3)
+    assert np.array_equal(stored["bytes"].reshape(-1, 40, 40, 3)[11], np.asarray(plain.image(11)))
 
 
 def test_each_file_is_opened_once(tree, tmp_path, counted):
-    plain = opened(tree)
-    found = decoded(plain, tmp_path, 2)
+    found = decoded(opened(tree), tmp_path, 2)
     assert not counted, "nothing is decoded before it is asked for"
     for _ in range(2):
-        assert sum(len(rows) for rows, _ in found.batches(7, 2)) == 30
+        assert sum(len(rows) for rows, *_ in found.batches(7, 2)) == 30
     again = decoded(opened(tree), tmp_path)
     assert torch.equal(again.tensor(range(30)), found.tensor(range(30)))
     assert len(counted) == 30
     assert set(counted.values()) == {1}
 
 
-def test_only_the_blocks_that_are_asked_for_are_decoded(tree, tmp_path, counted):
-    decoded(opened(tree), tmp_path).pixels(9)
+def test_only_the_blocks_that_are_asked_for_are_decoded_and_take_room(tree, tmp_path, counted):
+    decoded(opened(tree, settings=Input(size=224)), tmp_path).pixels(9)
     assert len(counted) == 8
-    assert [path.name for path in blocks(tmp_path)] == ["00001.npy"]
+    path = only_file(tmp_path)
+    assert whole_blocks(path) == [1]
+    assert path.stat().st_blocks * 512 < path.stat().st_size / 2
 
 
-@pytest.mark.skipif("fork" not in multiprocessing.get_all_start_methods(), reason="needs a process that starts at once")
-@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
+@forked
+@quiet
 def test_another_process_reads_what_this_one_decoded(tree, tmp_path, monkeypatch):
     plain = opened(tree)
-    expected = [plain.pixels(row) for row in range(30)]
+    expected = every(plain)
     decoded(plain, tmp_path / "pixels").held()
     monkeypatch.setattr(Image, "open", None)
-
-    def read():
-        found = decoded(opened(tree), tmp_path / "pixels")
-        np.save(tmp_path / "there.npy", [found.pixels(row) for row in range(30)])
-
-    process = multiprocessing.get_context("fork").Process(target=read)
+    process = multiprocessing.get_context("fork").Process(
+        target=lambda: np.save(tmp_path / "there.npy", every(decoded(opened(tree), tmp_path / "pixels")))
+    )
     process.start()
     process.join(60)
     assert process.exitcode == 0
     assert np.array_equal(np.load(tmp_path / "there.npy"), expected)
 
 
-def test_other_sizes_files_and_orders_have_blocks_of_their_own(tree, tmp_path):
-    root = shutil.copytree(tree, tmp_path / "val")
-    out = tmp_path / "pixels"
+@forked
+@quiet
+def test_processes_that_decode_at_once_share_the_work_and_one_that_is_killed_does_no_harm(tree, tmp_path):
+    plain, context = opened(tree), multiprocessing.get_context("fork")
+
+    def read(name, kill_at=None):
+        log, real = (tmp_path / name).open("a"), Image.open
+
+        def counting(file, *arguments, **more):
+            print(os.path.basename(file), file=log, flush=True)
+            if os.path.basename(file) == kill_at:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return real(file, *arguments, **more)
+
+        Image.open = counting
+        np.save(tmp_path / f"{name}.npy", every(decoded(plain, tmp_path / "pixels")))
+
+    names = list(dict.fromkeys(name.rpartition("/")[2] for name in plain.ids))
+    killed = context.Process(target=read, args=("killed", names[13]))
+    killed.start()
+    killed.join(60)
+    assert killed.exitcode == -signal.SIGKILL
+    assert whole_blocks(only_file(tmp_path / "pixels")) == [0]
+    both = [context.Process(target=read, args=(name,)) for name in ("first", "second")]
+    for process in both:
+        process.start()
+    for process in both:
+        process.join(60)
+        assert process.exitcode == 0
+    for name in ("first", "second"):
+        assert np.array_equal(np.load(tmp_path / f"{name}.npy"), every(plain))
+    opened_by_both = [line for name in ("first", "second") for line in (tmp_path / name).read_text().split()]
+    assert sorted(opened_by_both) == sorted(names[8:]), "each once, and the killed one's whole block not at all"
+
+
+def test_other_sizes_files_and_orders_have_files_of_their_own(tree, tmp_path):
+    root, out = shutil.copytree(tree, tmp_path / "val"), tmp_path / "pixels"
     sets = [
         opened(root),
         opened(root, settings=Input(size=48)),
@@ -118,35 +167,49 @@ def test_other_sizes_files_and_orders_have_blocks_of_their_own(tree, tmp_path):
     ]
     for images in sets:
         assert same(decoded(images, out), images)
-    assert len(list(out.iterdir())) == 6
     for images in sets[:2]:
         other = images.normalised_as([0.5] * 3, [0.5] * 3)
         assert torch.equal(decoded(other, out).tensor([3]), other.tensor([3]))
-    assert len(list(out.iterdir())) == 6, "the normalisation is no matter of the decoded bytes"
-    photographs.photograph(12).rotate(180).save(root / "n02106662" / "ILSVRC2012_val_00000003.JPEG")
+    assert len(list(out.glob("*.npy"))) == 6, "the normalisation is no matter of the decoded bytes"
+    photographs.photograph(12).rotate(180).save(root / DOG / "ILSVRC2012_val_00000003.JPEG")
     changed = opened(root)
     assert same(decoded(changed, out), changed)
     assert not np.array_equal(changed.pixels(0), opened(tree).pixels(0))
-    assert len(list(out.iterdir())) == 7
+    assert len(list(out.glob("*.npy"))) == 7
 
 
-@pytest.mark.parametrize("damage", ["empty", "cut", "shape", "kind", "text", "pickle"])
-def test_a_damaged_block_is_noticed_and_decoded_again(tree, tmp_path, counted, damage):
+DAMAGES = {  # what becomes of a file, how many images are decoded again, and what is said
+    "empty": (lambda path: path.write_bytes(b""), 30, "not a file of these images"),
+    "cut": (lambda path: path.write_bytes(path.read_bytes()[:-100]), 30, "not a file of these images"),
+    "text": (lambda path: path.write_bytes(b"no block"), 30, "not a file of these images"),
+    "shape": (lambda path: np.save(path, np.load(path)[:3]), 30, "not a file of these images"),
+    "kind": (lambda path: np.save(path, np.load(path)["bytes"]), 30, "not a file of these images"),
+    "pickle": (lambda path: np.save(path, np.array([{}]), allow_pickle=True), 30, "not a file of these images"),
+    "one byte": (lambda path: poke(path, 3000), 8, "block 0 is not whole"),
+    "a checksum": (lambda path: poke(path, path.stat().st_size - 1), 6, "block 3 is not whole"),
+}
+
+
+def poke(path, place):
+    """Another byte at one place."""
+    content = bytearray(path.read_bytes())
+    content[place] ^= 1
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_damage_is_noticed_and_the_images_decoded_again(tree, tmp_path, counted, damage):
     plain = opened(tree)
     expected = plain.tensor(range(30))
     decoded(plain, tmp_path).held()
-    path = blocks(tmp_path)[1]
-    whole = path.read_bytes()
-    if damage in ("empty", "cut", "text"):
-        path.write_bytes({"empty": b"", "cut": whole[:-100], "text": b"no block"}[damage])
-    else:
-        content = {"shape": np.load(path)[:7], "kind": np.load(path).astype(np.int16), "pickle": np.array([{}])}[damage]
-        np.save(path, content, allow_pickle=True)
+    path = only_file(tmp_path)
+    whole, (do, count, message) = path.read_bytes(), DAMAGES[damage]
+    do(path)
     counted.clear()
     found = decoded(plain, tmp_path)
-    with pytest.warns(UserWarning, match=r"00001\.npy: not a whole block of images \(.+\); decoded again"):
+    with pytest.warns(UserWarning, match=rf"{path}: {message}.*; decoded again"):
         assert torch.equal(found.tensor(range(30)), expected)
-    assert len(counted) == 8
+    assert len(counted) == count
     assert path.read_bytes() == whole
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -156,50 +219,43 @@ def test_a_damaged_block_is_noticed_and_decoded_again(tree, tmp_path, counted, d
 @pytest.mark.parametrize("separate", [False, True])
 def test_threads_that_ask_at_once_get_the_right_images(tree, tmp_path, counted, separate):
     plain = opened(tree)
-    expected = [plain.pixels(row) for row in range(30)]
+    expected = every(plain)
     counted.clear()
     sets = [decoded(plain, tmp_path, 2) for _ in range(4 if separate else 1)] * (1 if separate else 4)
     start = threading.Barrier(4)
-
-    def read(images):
-        start.wait()
-        return [images.pixels(row) for row in range(30)]
-
     with ThreadPoolExecutor(4) as pool:
-        for found in pool.map(read, sets):
-            assert all(np.array_equal(one, other) for one, other in zip(found, expected, strict=True))
+        for found in pool.map(lambda images: start.wait() >= 0 and every(images), sets):
+            assert np.array_equal(found, expected)
     assert set(counted.values()) == {1}
 
 
-def test_decoded_sets_can_be_chosen_from_changed_and_held(tree, tmp_path):
-    plain = opened(tree)
-    found = decoded(plain, tmp_path, 2)
+def inverted(pixels, name):
+    return 1 - pixels if name.startswith(DOG) else pixels
 
-    def inverted(pixels, name):
-        return 1 - pixels if name.startswith("n02106662") else pixels
 
-    for use in (
-        lambda images: images.subset(["n04273569", "n02106662"], 2),
+@pytest.mark.parametrize(
+    "use",
+    [
+        lambda images: images.subset(["n04273569", DOG], 2),
         lambda images: images.take([29, 0, 8, 7]),
         lambda images: images.take(range(20, 5, -1)).take([3, 0]),
         lambda images: images.changed(inverted),
         lambda images: images.changed(inverted).take([2, 1, 4]),
         lambda images: images.held(2),
-        lambda images: images.subset(["n02106662"]).changed(inverted).held(),
+        lambda images: images.subset([DOG]).changed(inverted).held(),
+        lambda images: images.subset([DOG]).held(2, inverted),
         lambda images: images.normalised_as([0.5] * 3, [0.5] * 3),
-    ):
-        assert use(found).ids == use(plain).ids
-        assert torch.equal(use(found).tensor([1, 0]), use(plain).tensor([1, 0]))
-        assert np.array_equal(np.asarray(found.image(11)), np.asarray(plain.image(11)))
+    ],
+)
+def test_decoded_sets_can_be_chosen_from_changed_and_held(tree, tmp_path, use):
+    plain = opened(tree)
+    found = decoded(plain, tmp_path, 2)
+    assert use(found).ids == use(plain).ids
+    assert torch.equal(use(found).tensor([1, 0]), use(plain).tensor([1, 0]))
     assert not np.array_equal(found.changed(inverted).pixels(0), found.pixels(0))
-
-
-def test_a_held_image_can_be_written_to_without_harm(tree, tmp_path):
-    found = decoded(opened(tree), tmp_path)
-    before = found.pixels(0).copy()
-    pixels = found.pixels(0)
+    before, pixels = found.pixels(0).copy(), found.pixels(0)
     pixels[:] = 0
-    assert np.array_equal(found.pixels(0), before)
+    assert np.array_equal(found.pixels(0), before), "what is written into an image does not reach the file"
 
 
 def test_images_that_are_no_files_come_back_as_they_are(tmp_path, tiny_images):
@@ -211,32 +267,34 @@ def test_images_that_are_no_files_come_back_as_they_are(tmp_path, tiny_images):
 
 def test_a_broken_image_is_named_and_leaves_no_block(tree, tmp_path):
     root = shutil.copytree(tree, tmp_path / "val")
-    path = root / "n02106662" / "ILSVRC2012_val_00000073.JPEG"
+    path = root / DOG / "ILSVRC2012_val_00000073.JPEG"
     path.write_bytes(path.read_bytes()[:-300])
     found = decoded(opened(root), tmp_path / "pixels", 2)
     for _ in range(2):
-        with pytest.raises(ImageError, match=r"n02106662/ILSVRC2012_val_00000073\.JPEG: not a readable image"):
+        with pytest.raises(ImageError, match=rf"{DOG}/ILSVRC2012_val_00000073\.JPEG: not a readable image"):
             found.pixels(0)
-    assert not blocks(tmp_path / "pixels")
+    assert not list((tmp_path / "pixels").glob("*.npy"))
     assert found.pixels(8).shape == (32, 32, 3), "the other blocks can be had"
+    assert whole_blocks(only_file(tmp_path / "pixels")) == [1]
 
 
 @pytest.mark.parametrize("size", [1, 7, 30, 64])
 @pytest.mark.parametrize("workers", [1, 2, 5])
 def test_batches_do_not_depend_on_workers(tree, size, workers):
     plain = opened(tree)
-    found = list(plain.batches(size, workers))
-    assert [list(rows) for rows, _ in found] == [list(range(30))[start : start + size] for start in range(0, 30, size)]
-    assert torch.equal(torch.cat([batch for _, batch in found]), plain.tensor(range(30)))
+    rows, ids, batches = zip(*plain.batches(size, workers), strict=True)
+    assert [list(some) for some in rows] == [list(range(30))[start : start + size] for start in range(0, 30, size)]
+    assert [name for some in ids for name in some] == plain.ids
+    assert torch.equal(torch.cat(batches), plain.tensor(range(30)))
 
 
 @pytest.mark.parametrize("workers", [1, 2, 5])
 def test_reading_ahead_ends_with_whoever_asks(tree, workers):
     plain, read = opened(tree), []
-    images = replace(plain, read=lambda row: read.append(row) or plain.read(row))
+    images = replace(plain, pixels=lambda row: read.append(row) or plain.pixels(row))
     before = threading.active_count()
     walk = images.batches(2, workers)
-    for rows, _ in walk:
+    for rows, *_ in walk:
         if rows.start == 4:
             break
     walk.close()
@@ -251,19 +309,18 @@ def test_a_broken_image_ends_the_walk_with_its_name(tree, tmp_path, workers):
     path = root / "n02107312" / "ILSVRC2012_val_00000017.JPEG"
     path.write_bytes(path.read_bytes()[:500])
     before, seen = threading.active_count(), []
-    walk = (seen.extend(rows) for rows, _ in opened(root).batches(2, workers))
+    walk = (seen.extend(rows) for rows, *_ in opened(root).batches(2, workers))
     with pytest.raises(ImageError, match=r"n02107312/ILSVRC2012_val_00000017\.JPEG: not a readable image"):
         list(walk)
     assert seen == list(range(6)), "what comes before it"
     assert threading.active_count() == before
 
 
-def test_corruptions_in_processes_are_the_same_as_one_by_one(tree, tmp_path):
+@pytest.mark.parametrize("corruption", ["gaussian_noise", "glass_blur"])
+def test_corruptions_in_processes_are_the_same_as_one_by_one(tree, tmp_path, corruption):
     images = decoded(opened(tree), tmp_path).take([0, 8, 17])
-    for corruption in (Corruption("gaussian_noise", 2), Corruption("glass_blur", 2)):
-        changed = images.changed(corruption.change(images, {}))
-        alone, together = changed.held(), changed.held(2, processes=True)
-        for row in range(3):
-            assert np.array_equal(alone.pixels(row), changed.pixels(row))
-            assert np.array_equal(together.pixels(row), alone.pixels(row))
-            assert not np.array_equal(alone.pixels(row), images.pixels(row))
+    change = Corruption(corruption, 2).change(images, {})
+    alone = images.held(1, change)
+    assert same(alone, images.changed(change))
+    assert same(images.held(2, change, processes=True), alone)
+    assert not any(np.array_equal(alone.pixels(row), images.pixels(row)) for row in range(3))

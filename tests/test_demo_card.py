@@ -10,22 +10,10 @@ from mae_helpers.demo.card import Card, load_card
 
 @pytest.fixture
 def card():
-    history = pd.DataFrame(
-        {
-            "stage": ["pretrain", "pretrain", "finetune"],
-            "epoch": [0.5, 1.0, 1.0],
-            "loss": [0.9, 0.8, 0.5],
-            "seconds": [1800, 1800, 3600],
-            "device": "cpu",
-        }
-    )
-    evaluation = {
-        "test_images": 10000,
-        "probe_images": 5000,
-        "mae_finetuned_top1_percent": 92.0,
-        "vit_supervised_top1_percent": 89.9,
-        "probe_percent_by_layer": [70.0, 83.0, 81.0],
-    }
+    stages = {"stage": ["pretrain", "pretrain", "finetune"], "epoch": [0.5, 1.0, 1.0], "loss": [0.9, 0.8, 0.5]}
+    history = pd.DataFrame(stages | {"seconds": [1800, 1800, 3600], "device": "cpu"})
+    top1 = {"mae_finetuned_top1_percent": 92.0, "vit_supervised_top1_percent": 89.9}
+    evaluation = {"test_images": 10000, "probe_images": 5000, "probe_percent_by_layer": [70.0, 83.0, 81.0]} | top1
     recipe = {"recipe": json.dumps({"epochs": 1, "kept": 0.25})}
     return Card(history, evaluation, pd.DataFrame(), {"pretrain": recipe, "finetune": recipe})
 

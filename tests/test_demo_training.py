@@ -1,6 +1,8 @@
 """The demo's training on 24 images of noise with one layer: the data, the loss, and interruption without a trace."""
 
 import gzip
+import shutil
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -8,15 +10,16 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file
+from timm.utils import random_seed
 
 from mae_helpers.demo import train as training
 from mae_helpers.demo.data import enlarge, find_folder, load_split, random_crop_and_flip, read_idx, to_rgb
 from mae_helpers.demo.model import demo_vit, masked_loss, patchify
-from mae_helpers.demo.train import Recipe, build, random_patches, train
-from mae_helpers.images.sets import first_images
+from mae_helpers.demo.train import MODEL_NAMES, RECIPES, Recipe, Stage, build, random_patches, train
+from mae_helpers.images.sets import DEMO_FILE, first_images
 from mae_helpers.profile.settings import load_profile
 
-RECIPE = Recipe(epochs=2, batch=12, learning_rate=1e-2, kept=0.25, schedule=3)
+RECIPE = Recipe(epochs=2, batch=12, learning_rate=1e-2, kept=0.25)
 ONCE = Recipe(epochs=1, batch=24, learning_rate=1e-3, kept=0.25)
 pytestmark = pytest.mark.usefixtures("shallow_demo")
 
@@ -60,7 +63,8 @@ def test_a_folder_without_the_data_is_named(tmp_path):
 
 def test_training_sees_images_as_the_book_does():
     images = first_images(load_profile("demo")).take([0, 499])
-    small = np.stack([np.asarray(images.read(row)) for row in range(2)])
+    with np.load(DEMO_FILE) as file:
+        small = file["images"][[0, 499]]
     assert np.array_equal(enlarge(small)[1], np.asarray(Image.fromarray(small[1]).resize((56, 56), Image.BICUBIC)))
     torch.testing.assert_close(to_rgb(torch.from_numpy(enlarge(small))), images.tensor([0, 1]))
 
@@ -136,49 +140,124 @@ def test_random_patches_are_permutations_of_the_right_length():
     assert random_patches(5, 1, generator) is None
 
 
-def test_an_interrupted_run_ends_with_the_same_weights(tmp_path, data, monkeypatch):
-    train("pretrain", RECIPE, tmp_path / "whole", data, "cpu", seed=0)
-    epoch_of = training.train_epoch
+def test_a_cycle_is_the_epochs_between_two_restarts():
+    recipe = Recipe(15, batch=128, learning_rate=1e-3, kept=0.25, restarts=(4, 7, 11))
+    assert [recipe.cycle(epoch) for epoch in (0, 3, 4, 6, 7, 11, 14)] == [
+        (0, 4), (0, 4), (4, 3), (4, 3), (7, 4), (11, 4), (11, 4)
+    ]  # fmt: skip
 
-    def interrupted(*arguments):
-        if arguments[-2] == 1:
-            raise KeyboardInterrupt
-        return epoch_of(*arguments)
 
-    resumed = tmp_path / "resumed"
+@pytest.mark.parametrize("device", RECIPES)
+def test_the_four_classifiers_differ_in_their_start_and_augmentation_alone(device):
+    recipes = RECIPES[device]
+    for stage in ("finetune", "supervised"):
+        assert recipes[stage] == replace(recipes[f"{stage}_plain"], official=True)
+    seen = [(recipes[stage].epochs, recipes[stage].batch, recipes[stage].kept) for stage in MODEL_NAMES]
+    assert len(set(seen[1:])) == 1, "the same budget of images"
+    shapes = [{key: value.shape for key, value in demo_vit(stage).state_dict().items()} for stage in [*MODEL_NAMES][1:]]
+    assert all(shape == shapes[0] for shape in shapes), "one architecture"
+
+
+def test_official_batches_are_erased_mixed_and_seeded():
+    images, labels = torch.full((64, 56, 56), 200, dtype=torch.uint8), torch.arange(64) % 10
+    batches, made = training.official_batches(0.1), []
+    for seed in (1, 1, 2):
+        random_seed(seed, 0)
+        made.append(batches(images, labels))
+    (pixels, targets), (same, same_targets), (other, _) = made
+    assert pixels.shape == (64, 3, 56, 56)
+    assert torch.equal(pixels, same)
+    assert torch.equal(targets, same_targets)
+    assert not torch.equal(pixels, other)
+    torch.testing.assert_close(targets.sum(1), torch.ones(64))
+    assert ((targets > 0.02).sum(1) == 2).float().mean() > 0.5, "most images are mixed of two classes"
+    noisy = (pixels[:, 0].diff(dim=-1).abs() > 1).float().mean((1, 2)) > 0.02  # of a plain grey square
+    assert 0.05 < noisy.float().mean() < 0.95, "some are erased by noise, not all"
+
+
+def test_plain_batches_are_crops_with_smoothed_labels():
+    torch.manual_seed(0)
+    images, labels = torch.full((4, 56, 56), 200, dtype=torch.uint8), torch.tensor([0, 1, 2, 9])
+    pixels, targets = training.plain_batches(0.1)(images, labels)
+    torch.testing.assert_close(pixels, to_rgb(images).contiguous())
+    torch.testing.assert_close(targets[3], torch.tensor([0.01] * 9 + [0.91]))
+
+
+class Killed(Exception):
+    """The process ends here, as far as a test can have it."""
+
+
+@pytest.mark.parametrize("stage", MODEL_NAMES)
+@pytest.mark.parametrize("killed_after", [1, 2, 3])
+def test_an_interrupted_run_ends_with_the_same_weights(tmp_path, data, monkeypatch, pretrained, stage, killed_after):
+    """2 epochs of 2 steps: stopped within the first epoch, between the two, and within the second."""
+    monkeypatch.setattr(training, "SAVED_EVERY", -1)  # after every step
+    recipe = RECIPE if stage == "pretrain" else replace(RECIPE, whole=1, official=not stage.endswith("_plain"))
+    whole, resumed = tmp_path / "whole", tmp_path / "resumed"
+    for folder in (whole, resumed):
+        folder.mkdir()
+        if stage != "pretrain":
+            shutil.copy(pretrained, folder)
+    train(stage, recipe, whole, data, "cpu", seed=0)
+    step = Stage.train_step
+
+    def killed(self, index):
+        if self.step == killed_after:
+            raise Killed
+        return step(self, index)
+
     with monkeypatch.context() as patch:
-        patch.setattr(training, "train_epoch", interrupted)
-        with pytest.raises(KeyboardInterrupt):
-            train("pretrain", RECIPE, resumed, data, "cpu", seed=0)
-    assert not (resumed / "mae_pretrained.safetensors").exists()
-    halfway = torch.load(resumed / "pretrain.state.pt", weights_only=True)["model"]
-    train("pretrain", RECIPE, resumed, data, "cpu", seed=0)
-    for name in ("mae_pretrained", "mae_decoder"):
-        expected, found = (load_file(tmp_path / out / f"{name}.safetensors") for out in ("whole", "resumed"))
-        assert set(found) == set(expected)
-        assert all(torch.equal(found[key], value) for key, value in expected.items())
-    moved = "blocks.0.mlp.fc1.weight"
-    assert not torch.equal(halfway[f"encoder.{moved}"].half(), load_file(resumed / "mae_pretrained.safetensors")[moved])
-    history = pd.read_csv(resumed / "pretrain.csv")
-    assert history["epoch"].iloc[-1] == 2
-    assert (history["epoch"].diff().dropna() > 0).all()
-    assert history["loss"].tolist() == pd.read_csv(tmp_path / "whole" / "pretrain.csv")["loss"].tolist()
+        patch.setattr(Stage, "train_step", killed)
+        with pytest.raises(Killed):
+            train(stage, recipe, resumed, data, "cpu", seed=0)
+    assert not (resumed / f"{MODEL_NAMES[stage]}.safetensors").exists()
+    train(stage, recipe, resumed, data, "cpu", seed=0)
+    for name in (MODEL_NAMES[stage], *(["mae_decoder"] if stage == "pretrain" else [])):
+        expected, there = (load_file(folder / f"{name}.safetensors") for folder in (whole, resumed))
+        assert set(there) == set(expected)
+        assert all(torch.equal(there[key], value) for key, value in expected.items())
+    histories = [pd.read_csv(folder / f"{stage}.csv") for folder in (whole, resumed)]
+    assert histories[1]["epoch"].iloc[-1] == 2
+    assert histories[0]["loss"].tolist() == histories[1]["loss"].tolist()
 
 
-def test_a_finished_stage_is_not_touched_and_fine_tuning_starts_from_it(tmp_path, data):
-    train("pretrain", ONCE, tmp_path, data, "cpu", seed=0)
+@pytest.fixture(scope="module")
+def trained_once(tmp_path_factory):
+    return tmp_path_factory.mktemp("pretrained")
+
+
+@pytest.fixture
+def pretrained(trained_once, data):
+    """The weights of a pre-training of one step, made once."""
+    if not (trained_once / "mae_pretrained.safetensors").exists():
+        train("pretrain", ONCE, trained_once, data, "cpu", seed=0)
+    return trained_once / "mae_pretrained.safetensors"
+
+
+def test_pretraining_goes_on_behind_the_epochs_of_other_weights(tmp_path, data, trained_once, pretrained):
+    start = tmp_path / "start"
+    shutil.copytree(trained_once, start)
+    (start / "pretrain.csv").rename(start / "history.csv")
+    train("pretrain", replace(RECIPE, restarts=(1,)), tmp_path / "more", data, "cpu", seed=0, start=start)
+    before, after = pd.read_csv(start / "history.csv"), pd.read_csv(tmp_path / "more" / "pretrain.csv")
+    pd.testing.assert_frame_equal(after.iloc[: len(before)], before)
+    assert after["epoch"].iloc[-1] == 2
+
+
+def test_a_finished_stage_is_not_touched_and_fine_tuning_starts_from_it(tmp_path, data, pretrained):
     final = tmp_path / "mae_pretrained.safetensors"
+    shutil.copy(pretrained, final)
     before = final.read_bytes()
     with pytest.raises(FileExistsError, match=r"mae_pretrained\.safetensors is finished"):
         train("pretrain", ONCE, tmp_path, data, "cpu", seed=0)
     assert final.read_bytes() == before
 
-    start, pretrained = build("finetune", tmp_path).encoder.state_dict(), load_file(final)
-    shared = set(start) & set(pretrained)
+    start, weights = build("finetune", ONCE, tmp_path).encoder.state_dict(), load_file(final)
+    shared = set(start) & set(weights)
     assert set(start) - shared == {"fc_norm.weight", "fc_norm.bias", "head.weight", "head.bias"}
-    assert all(torch.equal(start[key], pretrained[key].float()) for key in shared)
+    assert all(torch.equal(start[key], weights[key].float()) for key in shared)
     train("finetune", ONCE, tmp_path, data, "cpu", seed=0)
-    assert pd.read_csv(tmp_path / "finetune.csv")["top1_percent"].between(0, 100).all()
+    assert pd.read_csv(tmp_path / "finetune.csv")["top1_percent"].iloc[-1] >= 0
     tuned = load_file(tmp_path / "mae_finetuned.safetensors")
     demo_vit("finetune").load_state_dict({key: value.float() for key, value in tuned.items()})  # strictly
     assert all(value.dtype == torch.float16 for value in tuned.values())
@@ -186,9 +265,9 @@ def test_a_finished_stage_is_not_touched_and_fine_tuning_starts_from_it(tmp_path
 
 
 @pytest.mark.parametrize("changed", ["recipe", "seed"])
-def test_resuming_with_another_recipe_or_seed_is_an_error(tmp_path, data, monkeypatch, changed):
-    monkeypatch.setattr(training, "export", lambda *_: None)  # as if killed just before the end
+def test_resuming_with_another_recipe_or_seed_is_an_error(tmp_path, data, changed):
     train("pretrain", ONCE, tmp_path, data, "cpu", seed=0)
+    (tmp_path / "mae_pretrained.safetensors").unlink()  # as if killed just before the end
     other = RECIPE if changed == "recipe" else ONCE
     with pytest.raises(ValueError, match=r"pretrain\.state\.pt holds another recipe or seed"):
         train("pretrain", other, tmp_path, data, "cpu", seed=1 if changed == "seed" else 0)

@@ -5,21 +5,16 @@ import pytest
 from mae_helpers.run.display import Display, clock
 
 
-def test_a_chapter_that_ends_has_a_line(capsys, tmp_path):
-    with Display() as display, display.following("01_small", tmp_path / "progress"):
-        assert list(display.running) == ["01_small"]
+def test_a_chapter_that_ends_has_a_line_and_one_that_fails_says_so(capsys, tmp_path):
+    with Display() as display:
+        with display.following("01_small", tmp_path / "progress"):
+            assert list(display.running) == ["01_small"]
+        with pytest.raises(ValueError, match="made up"), display.following("02", tmp_path / "progress"):
+            raise ValueError("made up")
     assert not display.running
-    assert "01_small  done  0:00" in capsys.readouterr().err
-
-
-def test_a_chapter_that_fails_says_so(capsys, tmp_path):
-    with (
-        pytest.raises(ValueError, match="made up"),
-        Display() as display,
-        display.following("02", tmp_path / "progress"),
-    ):
-        raise ValueError("made up")
-    assert "02  failed" in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert "01_small  done  0:00" in told
+    assert "02  failed" in told
 
 
 def test_clock(monkeypatch):

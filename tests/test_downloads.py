@@ -9,7 +9,7 @@ import huggingface_hub
 import numpy as np
 import pytest
 import torch
-from conftest import make_vit
+from conftest import TINY, make_vit
 from safetensors.torch import save_file
 
 from mae_helpers.encoder import downloads
@@ -58,18 +58,25 @@ def names_in(folder):
     return sorted(path.name for path in folder.iterdir() if path.suffix != ".lock")
 
 
-def test_a_file_is_fetched_once(server, tmp_path):
-    for _ in range(2):
-        path = download(server.url, tmp_path)
-        assert path.read_bytes() == CONTENT
-    assert server.asked == [None]
-    assert names_in(tmp_path) == ["weights.pth"]
-
-
-def test_a_broken_download_goes_on_where_it_stopped(server, tmp_path):
-    server.breaks = [1_000_000, 500_000]
+@pytest.mark.parametrize(
+    ("breaks", "resumes", "asked"),
+    [
+        ([], True, [None]),
+        ([1_000_000, 500_000], True, [None, "bytes=1000000-", "bytes=1500000-"]),
+        ([1_000_000], False, [None, "bytes=1000000-"]),
+    ],
+    ids=["whole", "goes on where it stopped", "a server that cannot resume sends it all again"],
+)
+def test_a_file_is_fetched_once_however_often_the_connection_breaks(server, tmp_path, breaks, resumes, asked):
+    server.breaks, server.resumes = breaks, resumes
+    threads = [threading.Thread(target=download, args=(server.url, tmp_path)) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
     assert download(server.url, tmp_path).read_bytes() == CONTENT
-    assert server.asked == [None, "bytes=1000000-", "bytes=1500000-"]
+    assert server.asked == asked
+    assert names_in(tmp_path) == ["weights.pth"]
 
 
 def test_a_later_run_goes_on_where_an_earlier_one_gave_up(server, tmp_path):
@@ -79,12 +86,6 @@ def test_a_later_run_goes_on_where_an_earlier_one_gave_up(server, tmp_path):
     assert names_in(tmp_path) == ["weights.pth.part"]
     assert download(server.url, tmp_path).read_bytes() == CONTENT
     assert server.asked[-1] == "bytes=700000-"
-
-
-def test_a_server_that_cannot_resume_sends_it_all_again(server, tmp_path):
-    server.resumes, server.breaks = False, [1_000_000]
-    assert download(server.url, tmp_path).read_bytes() == CONTENT
-    assert server.asked == [None, "bytes=1000000-"]
 
 
 def test_a_part_of_another_longer_file_is_thrown_away(server, tmp_path):
@@ -100,9 +101,13 @@ def test_a_refusal_is_told_at_once(server, tmp_path, status):
     assert len(server.asked) == 1
 
 
-def test_no_server_is_told(tmp_path):
+def test_no_server_and_no_address_of_one_are_told(tmp_path):
     with pytest.raises(DownloadError, match="put it where `checkpoint` in the profile says"):
         download("http://127.0.0.1:9/weights.pth", tmp_path, tries=2)
+    secret = tmp_path / "secret"
+    secret.write_text("x")
+    with pytest.raises(DownloadError, match="only addresses that begin with http"):
+        download(secret.as_uri(), tmp_path / "cache")
 
 
 def test_no_room_is_told_before_anything_is_fetched(server, tmp_path, monkeypatch):
@@ -110,22 +115,6 @@ def test_no_room_is_told_before_anything_is_fetched(server, tmp_path, monkeypatc
     with pytest.raises(DownloadError, match=r"2 MB are missing, and .* has no room"):
         download(server.url, tmp_path)
     assert not names_in(tmp_path)
-
-
-def test_other_schemes_are_refused(tmp_path):
-    secret = tmp_path / "secret"
-    secret.write_text("x")
-    with pytest.raises(DownloadError, match="only addresses that begin with http"):
-        download(secret.as_uri(), tmp_path / "cache")
-
-
-def test_downloads_at_once_fetch_once(server, tmp_path):
-    threads = [threading.Thread(target=download, args=(server.url, tmp_path)) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert server.asked == [None]
 
 
 @pytest.fixture
@@ -142,17 +131,13 @@ def profile(tiny_profile, server, tmp_path, monkeypatch):
     return tiny.model_copy(update={"models": {"mae_pretrained": model}})
 
 
-def test_missing_weights_are_fetched_into_the_cache_and_verified(profile, server, tmp_path):
-    expected = make_vit(0, num_classes=0).state_dict()
+def test_missing_weights_are_fetched_once_verified_and_their_identity_stays(profile, server, tmp_path):
+    expected, model = make_vit(0, num_classes=0).state_dict(), profile.models["mae_pretrained"]
     for _ in range(2):
+        assert checkpoints.identity(model) == model.hash
         loaded = load_model(profile, "mae_pretrained").state_dict()
         assert all(torch.equal(loaded[key], value) for key, value in expected.items())
     assert len(server.asked) == 1
-    assert (tmp_path / "cache" / "checkpoints" / "weights.pth").is_file()
-
-
-def test_a_cached_file_that_changed_is_refused_on_the_next_load(profile, tmp_path):
-    load_model(profile, "mae_pretrained")
     cached = tmp_path / "cache" / "checkpoints" / "weights.pth"
     cached.write_bytes(cached.read_bytes()[:-1] + b"!")
     with pytest.raises(CheckpointError, match=r"weights\.pth: sha256 is [0-9a-f]+, expected"):
@@ -165,30 +150,15 @@ def test_a_file_of_the_users_goes_before_a_download(profile, server, tmp_path):
     assert not server.asked
 
 
-def test_a_models_identity_is_the_same_before_and_after_its_download(profile):
-    model = profile.models["mae_pretrained"]
-    before = checkpoints.identity(model)
-    checkpoints.fetched(model)
-    assert checkpoints.identity(model) == before == model.hash
-
-
 def test_timms_own_weights_come_from_the_hub_and_are_held_against_their_name(tmp_path, monkeypatch, tiny_profile):
     """The hub's cache keeps a file under its SHA-256 and points to it from a name."""
-    blob = tmp_path / "blob"
-    save_file({key: value.contiguous() for key, value in make_vit(0, num_classes=0).state_dict().items()}, blob)
-    stored = tmp_path / hashlib.sha256(blob.read_bytes()).hexdigest()
-    blob.rename(stored)
-    link = tmp_path / "model.safetensors"
+    save_file(make_vit(0, num_classes=0).state_dict(), tmp_path / "blob")
+    stored = (tmp_path / "blob").rename(tmp_path / hashlib.sha256((tmp_path / "blob").read_bytes()).hexdigest())
+    link, asked = tmp_path / "model.safetensors", []
     link.symlink_to(stored)
-    asked = []
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", lambda *what: asked.append(what) or str(link))
-    tiny = load_profile(tiny_profile())
-    vit = make_vit(0, num_classes=0)
-    monkeypatch.setattr(checkpoints.timm, "create_model", lambda name, **_: vit)
-    model = tiny.models["mae_pretrained"].model_copy(
-        update={"checkpoint": None, "model": "vit_base_patch16_224.mae", "arguments": {}}
-    )
-    profile = tiny.model_copy(update={"models": {"mae_pretrained": model}})
+    model = {"model": "vit_base_patch16_224.mae", "arguments": TINY | {"num_classes": 0}}
+    profile = load_profile(tiny_profile(models={"mae_pretrained": model}))
     load_model(profile, "mae_pretrained")
     assert asked == [("timm/vit_base_patch16_224.mae", "model.safetensors")]
     stored.write_bytes(stored.read_bytes()[:-1] + b"!")
@@ -196,12 +166,10 @@ def test_timms_own_weights_come_from_the_hub_and_are_held_against_their_name(tmp
         load_model(profile, "mae_pretrained")
 
 
-def test_a_name_without_weights_is_refused():
+def test_what_the_hub_does_not_give_is_told(monkeypatch):
     with pytest.raises(DownloadError, match="timm has no weights of that name"):
         from_hub("vit_base_patch16_224.nobody")
 
-
-def test_no_network_for_the_hub_is_told(monkeypatch):
     def fail(*_):
         raise OSError("no network")
 

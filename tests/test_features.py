@@ -4,8 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from mae_helpers.encoder.walk import PerImage, embed, one_pass, walk
+from mae_helpers.encoder.passes import PerImage, one_pass
+from mae_helpers.encoder.walk import embed, walk
 from mae_helpers.measures.features import active, common, feature_table, head_features, mean_drop, retained
+from mae_helpers.profile.machine import Compute
 from mae_helpers.run.tables import COLUMNS
 
 LAYERS, HEADS, WIDTH = 3, 2, 7
@@ -60,7 +62,7 @@ def test_head_features_are_the_models_own_values_weighted_by_its_own_attention(t
 
 
 def test_head_features_are_gathered_by_image_layer_and_head(tiny_vit, tiny_images):
-    found = one_pass(tiny_vit, tiny_images, {"heads": PerImage(head_features)}, batch_size=5)["heads"]
+    found = one_pass(tiny_vit, tiny_images, {"heads": PerImage(head_features)}, compute=Compute(batch_size=5))["heads"]
     assert found.shape == (12, 4, 4, 6)
     alone = [head_features(state)[0].numpy() for state in walk(tiny_vit, tiny_images.tensor([7]))]
     np.testing.assert_allclose(found[7], alone, rtol=1e-4, atol=1e-5)

@@ -1,24 +1,30 @@
 """How classes are called and coloured in figures."""
 
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
+import pytest
 
-from mae_helpers import figures
-from mae_helpers.figures.style import class_colours
-
-
-def test_wordnet_ids_are_called_by_their_first_name():
-    assert figures.class_title("n02106662") == "German shepherd"
-    assert figures.class_title("n04065272") == "recreational vehicle"
+from mae_helpers.figures import style
+from mae_helpers.figures.separability import tsne_by_layer
+from mae_helpers.figures.style import class_colours, class_title
 
 
-def test_classes_that_share_a_name_keep_their_ids_apart():
-    assert figures.class_title("n02012849") == "crane (n02012849)"
-    assert figures.class_title("n03126707") == "crane (n03126707)"
-
-
-def test_other_names_stay_as_they_are():
-    assert figures.class_title("Ankle boot") == "Ankle boot"
+@pytest.mark.parametrize(
+    ("name", "title"),
+    [
+        ("n02106662", "German shepherd"),  # the first of WordNet's names
+        ("n04065272", "recreational vehicle"),
+        ("n02012849", "crane (n02012849)"),  # two classes share it
+        ("n03126707", "crane (n03126707)"),
+        ("Ankle boot", "Ankle boot"),
+    ],
+)
+def test_classes_are_called_in_words(name, title):
+    assert class_title(name) == title
 
 
 def test_every_class_has_a_colour_of_its_own():
@@ -32,6 +38,13 @@ def test_every_class_has_a_colour_of_its_own():
 def test_a_map_of_many_classes_has_one_legend_for_all():
     classes = [f"n{number:08d}" for number in range(13)]
     points = pd.DataFrame({"class": classes * 2, "layer": np.repeat([1, 2], 13), "x": range(26), "y": range(26)})
-    figure = figures.tsne_by_layer(points)
+    figure = tsne_by_layer(points)
     (legend,) = figure.legends
     assert [text.get_text() for text in legend.get_texts()] == classes
+
+
+def test_figures_are_drawn_without_torch():
+    """Every module of the room is imported anew, in a process of its own."""
+    modules = [f"mae_helpers.figures.{path.stem}" for path in Path(style.__file__).parent.glob("*.py")]
+    code = f"import sys, {', '.join(modules)}; assert not {{'torch', 'timm'}} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code.replace(".__init__", "")], check=True)

@@ -180,7 +180,7 @@ def test_a_file_in_the_place_of_a_folder_is_named(tmp_path):
 
 
 HOLD = (
-    "import sys, time; from pathlib import Path; from mae_helpers.files import claim\n"
+    "import sys, time; from pathlib import Path; from mae_helpers.profile.files import claim\n"
     "held = claim([Path(sys.argv[1])]); print('held' if held else 'refused', flush=True); time.sleep(600)"
 )
 

@@ -13,15 +13,9 @@ from torchvision.transforms import v2
 from mae_helpers.demo.build_images import PER_CLASS, select
 from mae_helpers.demo.data import CLASSES, MEAN, STD
 from mae_helpers.images import sets as module
-from mae_helpers.images.sets import (
-    ImageError,
-    class_index,
-    fingerprint,
-    first_images,
-    open_images,
-    resize,
-    second_images,
-)
+from mae_helpers.images.layouts import class_index
+from mae_helpers.images.pixels import ImageError, resize
+from mae_helpers.images.sets import fingerprint, first_images, open_images, second_images
 from mae_helpers.profile.settings import Images, Input, load_profile
 
 SETTINGS = Input(size=16, mean=[0.5, 0.4, 0.3], std=[0.5, 0.25, 0.2])
@@ -45,38 +39,35 @@ def write_folders(root, names=("cat", "dog"), each=3):
     return str(root)
 
 
+def opened(source, folder=None, classes=(), **more):
+    chosen = classes if classes == "all" else list(classes)
+    return open_images(Images(source=source, folder=folder and str(folder), classes=chosen, **more), SETTINGS)
+
+
 def test_bundled_images_are_fifty_of_each_of_ten_classes(demo):
     assert len(demo) == 500
     assert demo.names == list(CLASSES)
-    assert [int((demo.classes == name).sum()) for name in CLASSES] == [50] * 10
+    assert demo.classes.tolist() == np.repeat(CLASSES, 50).tolist()
     assert demo.labels.tolist() == np.repeat(range(10), 50).tolist()
-
-
-def test_bundled_images_have_sorted_unique_ids(demo):
     assert list(demo.ids) == sorted(set(demo.ids))
-
-
-def test_bundled_images_are_rgb_at_the_models_size(demo):
     image = demo.image(123)
-    assert image.mode == "RGB"
-    assert image.size == (56, 56)
+    assert (image.mode, image.size) == ("RGB", (56, 56))
     assert demo.tensor([0, 499]).shape == (2, 3, 56, 56)
     assert demo.tensor([0]).dtype == torch.float32
 
 
-def test_demo_profile_normalises_as_its_models_were_trained():
-    settings = load_profile("demo").input
-    assert settings.mean == [MEAN] * 3
-    assert settings.std == [STD] * 3
+def test_the_demos_pixels_and_normalisation_are_those_its_models_were_trained_with(demo):
+    assert demo.input.mean == [MEAN] * 3
+    assert demo.input.std == [STD] * 3
+    with np.load(module.DEMO_FILE) as file:
+        expected = Image.fromarray(file["images"][123]).convert("RGB").resize((56, 56), Image.Resampling.BICUBIC)
+    assert np.array_equal(np.asarray(demo.image(123)), np.asarray(expected))
 
 
-def test_bundled_images_that_are_not_the_expected_ones_are_an_error(monkeypatch):
+def test_bundled_images_that_are_missing_or_not_the_expected_ones_are_an_error(monkeypatch, tmp_path):
     monkeypatch.setattr(module, "DEMO_SHA256", "0" * 64)
     with pytest.raises(ImageError, match=r"fashion_mnist_500\.npz: SHA-256 is [0-9a-f]{64}, expected 0{64}"):
         first_images(load_profile("demo"))
-
-
-def test_missing_bundled_images_are_an_error(monkeypatch, tmp_path):
     monkeypatch.setattr(module, "DEMO_FILE", tmp_path / "gone.npz")
     with pytest.raises(ImageError, match=r"gone\.npz: SHA-256 is no file"):
         first_images(load_profile("demo"))
@@ -84,84 +75,83 @@ def test_missing_bundled_images_are_an_error(monkeypatch, tmp_path):
 
 def test_digits_are_the_demos_second_images():
     digits = second_images(load_profile("demo"))
-    assert len(digits) == 100
     assert digits.names == [str(number) for number in range(10)]
     assert set(digits.labels) == {-1}
-    assert len(set(digits.ids)) == 100
+    assert list(digits.ids) == [f"digits/{row:04d}" for row in range(100)], "no class is asked for: in their own order"
     assert digits.image(0).size == (56, 56)
     pixels = np.asarray(digits.image(0))
     assert pixels.max() > 200, "sixteen grey levels are spread over the byte"
     assert pixels.min() < 30
-
-
-def test_all_digits_are_there():
-    assert len(open_images(Images(source="digits"), SETTINGS)) == 1797
+    assert len(opened("digits")) == 1797
 
 
 def test_no_second_images_is_none(tiny_profile):
     assert second_images(load_profile(tiny_profile())) is None
 
 
-def test_folders_are_walked_in_sorted_order(tmp_path):
-    found = open_images(Images(source="folders", folder=write_folders(tmp_path)), SETTINGS)
-    assert [name.split("/")[-2:] for name in found.ids] == [
-        [kind, f"{number}.png"] for kind in ("cat", "dog") for number in range(3)
-    ]
-    assert found.classes.tolist() == ["cat"] * 3 + ["dog"] * 3
-    assert found.labels.tolist() == [0, 0, 0, 1, 1, 1]
-    expected = resize(Image.fromarray(noise(20, 24, 3, seed=1)), 16, "squash")
-    assert np.array_equal(np.asarray(found.image(4)), np.asarray(expected))
+NAMES = {"bundled": list(CLASSES), "digits": list("0123456789"), "folders": ["ant", "cat", "dog"]}
+SHARED = [(source, classes) for source in NAMES for classes in (None, "all", "two")]
 
 
-def test_folders_take_the_same_number_of_each_wanted_class(tmp_path):
-    folder = write_folders(tmp_path, ("ant", "cat", "dog"))
-    found = open_images(Images(source="folders", folder=folder, classes=["dog", "cat"], count=4), SETTINGS)
-    assert found.classes.tolist() == ["dog", "dog", "cat", "cat"]
-    assert found.labels.tolist() == [2, 2, 1, 1], "the position among all folders, wanted or not"
+@pytest.mark.parametrize(("source", "classes"), [case for case in SHARED if case != ("digits", None)])
+def test_every_source_shares_its_count_evenly_by_the_classes_asked_for(tmp_path, source, classes):
+    folder = write_folders(tmp_path, NAMES["folders"]) if source == "folders" else None
+    wanted = NAMES[source][2:0:-1] if classes == "two" else NAMES[source]
+    found = opened(source, folder, wanted if classes == "two" else classes or [], count=2 * len(wanted))
+    assert found.classes.tolist() == np.repeat(wanted, 2).tolist()
+    numbers = [-1 if source == "digits" else NAMES[source].index(name) for name in wanted]
+    assert found.labels.tolist() == np.repeat(numbers, 2).tolist(), "the position among all classes, wanted or not"
+    whole = opened(source, folder)
+    first = {name: np.flatnonzero(whole.classes == name)[:2] for name in wanted}
+    assert list(found.ids) == [whole.ids[row] for name in wanted for row in first[name]]
+    assert torch.equal(found.tensor([3]), whole.tensor([first[wanted[1]][1]]))
 
 
-def test_files_that_are_no_images_are_passed_over(tmp_path):
-    folder = write_folders(tmp_path)
-    (tmp_path / "cat" / "notes.txt").write_text("not an image")
-    assert len(open_images(Images(source="folders", folder=folder), SETTINGS)) == 6
-
-
-def test_missing_folder_is_named(tmp_path):
-    for source in ("folders", "flat"):
-        with pytest.raises(ImageError, match=r"nowhere: no such folder"):
-            open_images(Images(source=source, folder=str(tmp_path / "nowhere")), SETTINGS)
-
-
-def test_missing_class_is_named(tmp_path):
-    folder = write_folders(tmp_path)
-    with pytest.raises(ImageError, match=r"no folder for the classes \['cow'\]; it holds \['cat', 'dog'\]"):
-        open_images(Images(source="folders", folder=folder, classes=["cat", "cow"]), SETTINGS)
-
-
-def test_class_with_too_few_images_is_named(tmp_path):
-    folder = write_folders(tmp_path)
-    with pytest.raises(ImageError, match=r"cat: 3 images, 5 were asked for"):
-        open_images(Images(source="folders", folder=folder, count=10), SETTINGS)
-
-
-def test_a_count_that_the_classes_cannot_share_is_an_error(tmp_path):
-    folder = write_folders(tmp_path)
-    with pytest.raises(ImageError, match=r"count 5 cannot be shared evenly by 2 classes"):
-        open_images(Images(source="folders", folder=folder, count=5), SETTINGS)
+@pytest.mark.parametrize("source", NAMES)
+def test_classes_that_do_not_fit_a_source_are_named(tmp_path, source):
+    folder, names = write_folders(tmp_path, NAMES["folders"]) if source == "folders" else None, NAMES[source]
+    place = folder or source
+    for classes, count, message in (
+        (
+            [names[0], "cow"],
+            None,
+            rf"{place}: no images of the classes \['cow'\]; it holds \['{names[0]}', '{names[1]}'",
+        ),
+        (names, len(names) + 1, rf"{place}: count {len(names) + 1} cannot be shared evenly by {len(names)} classes"),
+        ("all", len(names) * 500, rf"{place}/{names[0]}: \d+ images, 500 were asked for; lower images\.count"),
+    ):
+        with pytest.raises(ImageError, match=message):
+            opened(source, folder, classes, count=count)
 
 
 @pytest.mark.parametrize("source", ["flat", "digits"])
 def test_too_few_images_in_all_are_an_error(tmp_path, source):
     write_folders(tmp_path, ("cat",))
-    folder = str(tmp_path / "cat") if source == "flat" else None
     with pytest.raises(ImageError, match=r"images, 5000 were asked for; lower `count`"):
-        open_images(Images(source=source, folder=folder, count=5000), SETTINGS)
+        opened(source, tmp_path / "cat" if source == "flat" else None, count=5000)
+
+
+def test_folders_are_walked_in_sorted_order(tmp_path):
+    found = opened("folders", write_folders(tmp_path))
+    assert found.ids == [f"{kind}/{number}.png" for kind in ("cat", "dog") for number in range(3)]
+    assert found.classes.tolist() == ["cat"] * 3 + ["dog"] * 3
+    assert found.labels.tolist() == [0, 0, 0, 1, 1, 1]
+    expected = resize(Image.fromarray(noise(20, 24, 3, seed=1)), 16, "squash")
+    assert np.array_equal(np.asarray(found.image(4)), np.asarray(expected))
+    (tmp_path / "cat" / "notes.txt").write_text("not an image")
+    assert opened("folders", tmp_path).ids == found.ids
+
+
+@pytest.mark.parametrize("source", ["folders", "flat"])
+def test_missing_folder_is_named(tmp_path, source):
+    with pytest.raises(ImageError, match=r"nowhere: no such folder"):
+        opened(source, tmp_path / "nowhere")
 
 
 def test_flat_folder_has_no_labels(tmp_path):
     write_folders(tmp_path, ("cat",))
-    found = open_images(Images(source="flat", folder=str(tmp_path / "cat"), count=2), SETTINGS)
-    assert [name[-5:] for name in found.ids] == ["0.png", "1.png"]
+    found = opened("flat", tmp_path / "cat", count=2)
+    assert found.ids == ["0.png", "1.png"]
     assert found.labels.tolist() == [-1, -1]
 
 
@@ -173,38 +163,21 @@ def test_unreadable_file_is_an_error_with_its_path(tmp_path, name):
         path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     else:
         path.write_text("" if name == "empty.png" else "this is no image")
-    found = open_images(Images(source="flat", folder=str(tmp_path)), SETTINGS)
-    with pytest.raises(ImageError, match=rf"{name}: not a readable image .*; replace or remove"):
-        found.tensor([0])
-
-
-def test_grey_and_cmyk_files_become_rgb(tmp_path):
-    Image.fromarray(noise(16, 16)).save(tmp_path / "a.png")
-    Image.new("CMYK", (16, 16), (0, 255, 255, 0)).save(tmp_path / "b.jpg")
-    found = open_images(Images(source="flat", folder=str(tmp_path)), SETTINGS)
-    grey, red = (np.asarray(found.image(row)) for row in range(2))
-    assert np.array_equal(grey, np.repeat(noise(16, 16)[..., None], 3, axis=-1))
-    assert red.shape == (16, 16, 3)
-    assert red[..., 0].min() > 200
-    assert red[..., 1:].max() < 60
+    with pytest.raises(ImageError, match=rf"{path}: not a readable image .*; replace or remove"):
+        opened("flat", tmp_path).tensor([0])
 
 
 @pytest.mark.parametrize("position", [0, 3, 999])
-def test_a_wordnet_id_finds_its_index_by_table(position):
+def test_a_wordnet_id_finds_its_index_by_table_and_another_name_has_its_position(position):
     assert class_index("n02106662", position) == 235
     assert class_index("n04273569", position) == 814
+    assert class_index("german shepherd", position) == position
 
 
 def test_folders_of_wordnet_ids_get_the_papers_indices_wherever_they_stand(tmp_path):
     folder = write_folders(tmp_path, tuple(WORDNET), each=1)
-    found = open_images(Images(source="folders", folder=folder, classes=list(WORDNET)), SETTINGS)
-    assert found.labels.tolist() == list(WORDNET.values())
-    one = open_images(Images(source="folders", folder=folder, classes=["n04065272"]), SETTINGS)
-    assert one.labels.tolist() == [757]
-
-
-def test_another_name_gets_its_position():
-    assert class_index("german shepherd", 3) == 3
+    assert opened("folders", folder, WORDNET).labels.tolist() == list(WORDNET.values())
+    assert opened("folders", folder, ["n04065272"]).labels.tolist() == [757]
 
 
 def test_squash_keeps_the_edges_and_crop_drops_them():
@@ -217,18 +190,10 @@ def test_squash_keeps_the_edges_and_crop_drops_them():
     assert cropped.max() == 0, "57 px high, 114 wide: the middle 50 columns come from 56 to 144 of 200"
 
 
-@pytest.mark.parametrize(
-    ("width", "height"),
-    [
-        (100, 100),
-        (500, 375),
-        (375, 500),
-        (400, 300),
-        (300, 480),
-        (640, 427),
-        (402, 300),
-    ],
-)
+SIZES = [(100, 100), (500, 375), (375, 500), (400, 300), (300, 480), (640, 427), (402, 300)]
+
+
+@pytest.mark.parametrize(("width", "height"), SIZES)
 def test_crop_agrees_with_torchvision_as_mae_is_evaluated(width, height):
     image = Image.fromarray(noise(height, width, 3))
     official = v2.Compose([v2.Resize(256, interpolation=v2.InterpolationMode.BICUBIC), v2.CenterCrop(224)])
@@ -237,31 +202,26 @@ def test_crop_agrees_with_torchvision_as_mae_is_evaluated(width, height):
 
 def test_normalisation_by_hand(tmp_path):
     Image.new("RGB", (16, 16), (255, 51, 0)).save(tmp_path / "a.png")
-    found = open_images(Images(source="flat", folder=str(tmp_path)), SETTINGS).tensor([0])
     expected = torch.tensor([(1 - 0.5) / 0.5, (0.2 - 0.4) / 0.25, (0 - 0.3) / 0.2])
+    found = opened("flat", tmp_path).tensor([0])
     torch.testing.assert_close(found, expected.reshape(1, 3, 1, 1).expand(1, 3, 16, 16))
 
 
 def test_another_models_normalisation_changes_values_and_nothing_else(tiny_images):
-    other = tiny_images.normalised_as([0.0] * 3, [1.0] * 3)
-    torch.testing.assert_close(
-        other.tensor([2])[0, 0], torch.tensor(np.asarray(other.image(2))[..., 0] / np.float32(255))
-    )
+    other = tiny_images.normalised_as([0.0] * 3, [1 / 255] * 3)
+    expected = np.asarray(tiny_images.image(0)).transpose(2, 0, 1)  # rows and columns are not swapped
+    np.testing.assert_allclose(other.tensor([0])[0], expected, rtol=1e-5)
     assert other.ids == tiny_images.ids
+    assert (other.input.size, other.input.resize) == (tiny_images.input.size, tiny_images.input.resize)
     assert tiny_images.normalised_as(None, None) is tiny_images
 
 
 @pytest.mark.parametrize("size", [1, 5, 12, 100])
 def test_batches_equal_single_images(tiny_images, size):
-    rows, tensors = zip(*tiny_images.batches(size), strict=True)
+    rows, ids, tensors = zip(*tiny_images.batches(size), strict=True)
     assert [row for batch in rows for row in batch] == list(range(12))
+    assert [name for batch in ids for name in batch] == list(tiny_images.ids)
     assert torch.equal(torch.cat(tensors), torch.cat([tiny_images.tensor([row]) for row in range(12)]))
-
-
-def test_rows_and_columns_are_not_swapped(tiny_images):
-    expected = np.asarray(tiny_images.image(0)).transpose(2, 0, 1)
-    found = tiny_images.normalised_as([0.0] * 3, [1 / 255] * 3).tensor([0])[0]
-    np.testing.assert_allclose(found, expected, rtol=1e-5)
 
 
 def test_subset_takes_the_first_of_each_class_in_the_order_asked_for(tiny_images):
@@ -270,6 +230,8 @@ def test_subset_takes_the_first_of_each_class_in_the_order_asked_for(tiny_images
     assert found.names == ["dog", "bird"]
     assert found.labels.tolist() == [2, 2, 0, 0]
     assert torch.equal(found.tensor([0, 3]), tiny_images.tensor([8, 1]))
+    assert tiny_images.subset().ids == tiny_images.ids
+    assert all(type(name) is str for name in tiny_images.names)
 
 
 def test_a_subset_of_a_subset_reads_the_right_images(tiny_images):
@@ -278,19 +240,17 @@ def test_a_subset_of_a_subset_reads_the_right_images(tiny_images):
     assert torch.equal(found.tensor([0, 1]), tiny_images.tensor([7, 4]))
 
 
-def test_subset_without_arguments_is_everything(tiny_images):
-    assert tiny_images.subset().ids == tiny_images.ids
-
-
-def test_subset_names_the_class_that_does_not_fit(tiny_images):
-    with pytest.raises(ImageError, match=r"'cow'; there are bird, cat, dog"):
-        tiny_images.subset(["cow"])
-    with pytest.raises(ImageError, match=r"class 'bird' has 4 images, 5 were asked for"):
-        tiny_images.subset(["bird"], per_class=5)
-
-
-def test_class_names_are_plain_strings(tiny_images):
-    assert all(type(name) is str for name in tiny_images.names)
+@pytest.mark.parametrize(
+    ("classes", "per_class", "message"),
+    [
+        (["cow"], None, r"'cow'; there are bird, cat, dog"),
+        (["bird"], 5, r"class 'bird' has 4 images, 5 were asked for"),
+        (["bird"], 0, r"0 images of each class: use 1 or more"),
+    ],
+)
+def test_subset_names_the_class_that_does_not_fit(tiny_images, classes, per_class, message):
+    with pytest.raises(ImageError, match=message):
+        tiny_images.subset(classes, per_class)
 
 
 def test_the_bundled_selection_is_the_first_fifty_of_each_class():
@@ -313,33 +273,25 @@ def darkened(pixels, name):
 def counting(images):
     """The same images, and a list of the rows that have been read."""
     rows = []
-
-    def read(row):
-        rows.append(row)
-        return images.read(row)
-
-    return replace(images, read=read), rows
+    return replace(images, pixels=lambda row: rows.append(row) or images.pixels(row)), rows
 
 
-def test_changed_pixels_are_passed_through_the_change_with_their_id(tiny_images):
-    found = tiny_images.changed(darkened)
-    for row in range(12):
+def test_a_change_is_of_pixels_by_id_before_the_normalisation_and_leaves_its_set_alone(tiny_images):
+    before, found = tiny_images.tensor(range(12)), tiny_images.changed(darkened)
+    for row in [*range(12), 5]:
         assert np.array_equal(found.pixels(row), tiny_images.pixels(row) * np.float32(row / 12))
     assert found.pixels(0).max() == 0
     assert found.ids == tiny_images.ids
-    assert np.array_equal(found.pixels(5), tiny_images.pixels(5) * np.float32(5 / 12)), "a second look is the same"
-
-
-def test_a_change_comes_before_the_normalisation(tiny_images):
-    found = tiny_images.changed(darkened).tensor([6])[0]
     mean, std = (torch.tensor(values).reshape(3, 1, 1) for values in (tiny_images.input.mean, tiny_images.input.std))
-    torch.testing.assert_close(found, (torch.from_numpy(tiny_images.pixels(6)).permute(2, 0, 1) / 2 - mean) / std)
-
-
-def test_a_change_leaves_the_set_it_came_from_alone(tiny_images):
-    before = tiny_images.tensor(range(12))
-    tiny_images.changed(darkened).tensor(range(12))
+    half = torch.from_numpy(tiny_images.pixels(6)).permute(2, 0, 1) / 2
+    torch.testing.assert_close(found.tensor([6])[0], (half - mean) / std)
     assert torch.equal(tiny_images.tensor(range(12)), before)
+
+
+def test_changed_images_are_no_longer_the_profiles(demo):
+    assert demo.take([3]).source == demo.source == load_profile("demo").images
+    assert demo.changed(darkened).source is None
+    assert demo.take([3]).held(1, darkened).source is None
 
 
 @pytest.mark.parametrize("hold", [False, True])
@@ -354,14 +306,16 @@ def test_images_taken_after_a_change_keep_theirs(tiny_images, hold):
 @pytest.mark.parametrize("change", [None, darkened])
 def test_held_images_are_the_same_and_are_read_once(tiny_images, change):
     images = tiny_images if change is None else tiny_images.changed(change)
-    counted, rows = counting(images)
-    held = counted.held()
+    counted, rows = counting(tiny_images)
+    held = counted.held(1, change)
     assert rows == list(range(12))
-    for row in range(12):
-        assert np.array_equal(held.pixels(row), images.pixels(row))
+    assert all(np.array_equal(held.pixels(row), images.pixels(row)) for row in range(12))
     assert torch.equal(held.tensor([3, 0, 3]), images.tensor([3, 0, 3]))
-    assert torch.equal(torch.cat([batch for _, batch in held.batches(5)]), images.tensor(range(12)))
+    assert torch.equal(torch.cat([batch for *_, batch in held.batches(5)]), images.tensor(range(12)))
+    other = images.normalised_as([0.1, 0.2, 0.3], [0.5, 0.6, 0.7]).tensor(range(12))
+    assert torch.equal(held.normalised_as([0.1, 0.2, 0.3], [0.5, 0.6, 0.7]).tensor(range(12)), other)
     assert rows == list(range(12)), "nothing is read again"
+    assert torch.equal(held.changed(darkened).tensor([4]), images.changed(darkened).tensor([4])), "nor hidden"
 
 
 def test_images_that_are_not_held_are_read_at_every_look(tiny_images):
@@ -370,45 +324,30 @@ def test_images_that_are_not_held_are_read_at_every_look(tiny_images):
     assert rows == [3, 0, 3]
 
 
-def test_held_images_can_be_normalised_for_another_model(tiny_images):
-    mean, std = [0.1, 0.2, 0.3], [0.5, 0.6, 0.7]
-    expected = tiny_images.normalised_as(mean, std).tensor(range(12))
-    assert torch.equal(tiny_images.held().normalised_as(mean, std).tensor(range(12)), expected)
-
-
-def test_a_new_change_is_not_hidden_by_what_was_held(tiny_images):
-    assert torch.equal(tiny_images.held().changed(darkened).tensor([4]), tiny_images.changed(darkened).tensor([4]))
-
-
 def test_fingerprint_follows_a_folders_files(tmp_path):
     images = Images(source="folders", folder=write_folders(tmp_path))
-    file = tmp_path / "cat" / "1.png"
+    file, last = tmp_path / "cat" / "1.png", tmp_path / "cat" / "9.png"
     seen = [fingerprint(images)]
-    assert fingerprint(images) == seen[0]
     (tmp_path / "cat" / "notes.txt").write_text("not an image")
     assert fingerprint(images) == seen[0]
-    Image.fromarray(noise(20, 24, 3)).save(tmp_path / "dog" / "3.png")
-    seen.append(fingerprint(images))
-    os.utime(file, ns=(0, 0))
-    seen.append(fingerprint(images))
-    file.write_bytes(file.read_bytes() + b"more")
-    os.utime(file, ns=(0, 0))
-    seen.append(fingerprint(images))
-    file.rename(tmp_path / "cat" / "9.png")
-    seen.append(fingerprint(images))
-    (tmp_path / "cat" / "9.png").unlink()
-    seen.append(fingerprint(images))
+    for change in (
+        lambda: Image.fromarray(noise(20, 24, 3)).save(tmp_path / "dog" / "3.png"),
+        lambda: os.utime(file, ns=(0, 0)),
+        lambda: (file.write_bytes(file.read_bytes() + b"more"), os.utime(file, ns=(0, 0))),
+        lambda: file.rename(last),
+        lambda: last.unlink(),
+    ):
+        change()
+        seen.append(fingerprint(images))
     assert len(set(seen)) == 6, "added, written again, another size, renamed, removed"
 
 
-def test_fingerprint_follows_the_profiles_choice(tmp_path):
-    folder = write_folders(tmp_path)
-    chosen = [
-        Images(source="folders", folder=folder),
-        Images(source="folders", folder=folder, classes=["cat"]),
-        Images(source="folders", folder=folder, count=2),
-    ]
-    assert len({fingerprint(images) for images in [*chosen, Images(source="digits"), Images(source="bundled")]}) == 5
+def test_fingerprint_follows_the_profiles_choice_and_not_its_words(tmp_path):
+    whole = Images(source="folders", folder=write_folders(tmp_path))
+    others = ({"classes": ["cat"]}, {"count": 2}, {"source": "digits"}, {"source": "bundled"})
+    assert len({fingerprint(images) for images in [whole, *(whole.model_copy(update=one) for one in others)]}) == 5
+    for words in ({"title": "Pets"}, {"optional": True}):
+        assert fingerprint(whole.model_copy(update=words)) == fingerprint(whole)
 
 
 def test_fingerprint_follows_the_bundled_file(tmp_path, monkeypatch):

@@ -3,59 +3,61 @@
 import json
 import shutil
 import tarfile
-from io import BytesIO
 
 import numpy as np
 import photographs
 import pytest
 from photographs import EACH, PAPER, opened
-from PIL import Image, ImageOps
+from PIL import Image
 
-from mae_helpers.images import layouts
-from mae_helpers.images.sets import ImageError, open_images, resize
-from mae_helpers.profile.settings import Images, Input
+from mae_helpers.images.pixels import SUFFIXES, ImageError, resize
 
 DOG, BALL, VAN = "n02106662", "n02782093", "n03788195"
 THREE = [VAN, DOG, BALL]
 
 
-@pytest.fixture(scope="module")
-def places(tmp_path_factory):
-    """The same thirty photographs in every layout: {name: folder or file}."""
-    root = tmp_path_factory.mktemp("imagenet")
-    flat = photographs.write_flat(root / "flat" / "val")
-    photographs.write_kaggle(root / "flat" / "LOC_val_solution.csv")
+def build(flat, root):
+    """The images of a flat folder in every layout: {name: folder or file}."""
+    photographs.write_kaggle(flat.parent / "LOC_val_solution.csv")
+    tars = photographs.write_class_tars(flat, root / "tars")
+    inner = {path.name: path.read_bytes() for path in sorted(tars.iterdir())}
     everything = {name: (flat / name).read_bytes() for name in photographs.validation_names()}
     bare = photographs.write_tar(root / "bare" / "ILSVRC2012_img_val.tar", everything)
-    shutil.copy(root / "flat" / "LOC_val_solution.csv", root / "bare")
-    tars = photographs.write_class_tars(flat, root / "tars")
+    shutil.copy(flat.parent / "LOC_val_solution.csv", bare.parent)
     return {
         "folders": photographs.write_folders(flat, root / "folders"),
         "flat": flat,
         "one tar": photographs.write_class_tar(flat, root / "one" / "val.tar"),
         "a tar a class": tars,
         "a tar a class, with ./": photographs.write_class_tars(flat, root / "dotted", "./"),
-        "a tar of tars": photographs.write_tar(
-            root / "nested" / "train.tar", {path.name: path.read_bytes() for path in sorted(tars.iterdir())}
-        ),
+        "a tar of tars": photographs.write_tar(root / "nested" / "train.tar", inner),
         "a tar without folders": bare,
         "shards": photographs.write_shards(flat, root / "shards"),
         "shards, with ./": photographs.write_shards(flat, root / "dotted shards", "./"),
     }
 
 
+@pytest.fixture(scope="module")
+def places(tmp_path_factory):
+    """The same thirty photographs in every layout."""
+    root = tmp_path_factory.mktemp("imagenet")
+    return build(photographs.write_flat(root / "flat" / "val"), root)
+
+
+@pytest.fixture(scope="module")
+def broken(places, tmp_path_factory):
+    """The same, the first image of DOG cut short; and as a Hugging Face set."""
+    root = tmp_path_factory.mktemp("broken")
+    flat = shutil.copytree(places["flat"], root / "flat" / "val")
+    path = flat / "ILSVRC2012_val_00000003.JPEG"
+    path.write_bytes(path.read_bytes()[:-400])
+    return build(flat, root) | {"hf": f"hf:{photographs.write_folders(flat, root / 'hf')}"}
+
+
 SOURCES = {"folders": "folders", "flat": "flat"}  # all others are tar
-NAMES = (
-    "folders",
-    "flat",
-    "one tar",
-    "a tar a class",
-    "a tar a class, with ./",
-    "a tar of tars",
-    "a tar without folders",
-    "shards",
-    "shards, with ./",
-)
+FLAT = ("flat", "a tar without folders")  # where no class is asked for, these have none
+TARS = ("one tar", "a tar a class", "a tar a class, with ./", "a tar of tars", "shards", "shards, with ./")
+NAMES = ("folders", *FLAT, *TARS)
 
 
 @pytest.fixture(scope="module")
@@ -111,7 +113,18 @@ def test_three_classes_in_the_order_asked_for_and_fewer_of_each(places, expected
     check(opened(places[name], classes=THREE, count=6), expected, THREE, each=2)
 
 
-FLAT = ("flat", "a tar without folders")  # where no class is asked for, these have none
+REFUSALS = [  # classes asked for and how many images, and what is said of them
+    ([DOG, "n01440764", "tench"], None, r"classes \['n01440764', 'tench'\]; it holds \['n01855032', 'n02105641'"),
+    (list(PAPER), 40, rf"{DOG}: 3 images, 4 were asked for; lower images.count"),
+    (list(PAPER), 11, "count 11 cannot be shared evenly by 10 classes"),
+]
+
+
+@pytest.mark.parametrize(("classes", "count", "message"), REFUSALS)
+@pytest.mark.parametrize("name", NAMES)
+def test_classes_and_counts_that_a_place_does_not_have_are_named(places, name, classes, count, message):
+    with pytest.raises(ImageError, match=message):
+        opened(places[name], classes=classes, count=count)
 
 
 @pytest.mark.parametrize(
@@ -143,21 +156,21 @@ def test_indices_of_wordnet_ids_do_not_depend_on_the_other_folders(places, expec
     check(opened(root, classes=THREE), expected, THREE)
 
 
-def test_what_lies_beside_the_class_folders_does_not_matter(places, expected, tmp_path):
-    root = shutil.copytree(places["folders"], tmp_path / "val")
-    shutil.copy(places["a tar without folders"], root)
+def test_what_lies_beside_the_images_does_not_matter(places, expected, tmp_path):
+    root, flat = (shutil.copytree(places[name], tmp_path / name / "val") for name in ("folders", "flat"))
     Image.new("RGB", (8, 8)).save(root / "montage.png")
     (root / ".cache").mkdir()
     (root / DOG / "._ILSVRC2012_val_00000003.JPEG").write_bytes(b"what another system keeps about a file")
-    check(opened(root), expected, PAPER)
+    photographs.write_kaggle(flat.parent / "LOC_val_solution.csv")
+    for place in (root, flat):
+        shutil.copy(places["a tar without folders"], place)
+        check(opened(place), expected, PAPER)
     check(opened(root, "folders", "all"), expected, sorted(PAPER))
 
 
-def test_the_archive_beside_its_own_flat_images_does_not_matter(places, expected, tmp_path):
-    root = shutil.copytree(places["flat"], tmp_path / "val")
-    shutil.copy(places["a tar without folders"], root)
-    photographs.write_kaggle(tmp_path / "LOC_val_solution.csv")
-    check(opened(root), expected, PAPER)
+def test_an_archive_alone_is_what_it_holds(places, expected):
+    check(opened(places["a tar without folders"].parent), expected, PAPER)
+    check(opened(places["a tar a class"] / f"{DOG}.tar", classes=[DOG]), expected, [DOG])
 
 
 @pytest.mark.parametrize("split", ["train", "validation"])
@@ -181,14 +194,18 @@ def test_a_hub_set_of_a_thousand_words_has_imagenets_order(hub, places, expected
     check(opened(f"hf:{tmp_path / 'hub'}"), expected, PAPER)
 
 
-def test_a_hugging_face_set_that_cannot_be_opened_is_one_error(hub, places, tmp_path):
-    with pytest.raises(ImageError, match=r"^hf:\S*nowhere, split 'validation': \w+: .{10,}"):
-        opened(f"hf:{tmp_path / 'nowhere'}")
+@pytest.mark.parametrize(
+    ("place", "more", "message"),
+    [
+        ("nowhere", {}, r"^hf:\S*nowhere, split 'validation': \w+: .{10,}"),
+        ("imagenet", {"split": "test"}, r"split 'test': ValueError: .*test"),
+        ("imagenet", {"classes": ["n01440764"]}, r"no images of the classes \['n01440764'\]"),
+    ],
+)
+def test_a_hugging_face_set_that_cannot_be_opened_is_one_error(hub, places, tmp_path, place, more, message):
     shutil.copytree(places["folders"], tmp_path / "imagenet")
-    with pytest.raises(ImageError, match=r"split 'test': ValueError: .*test"):
-        opened(f"hf:{tmp_path / 'imagenet'}", split="test")
-    with pytest.raises(ImageError, match=r"no folder for the classes \['n01440764'\]"):
-        opened(f"hf:{tmp_path / 'imagenet'}", classes=["n01440764"])
+    with pytest.raises(ImageError, match=message):
+        opened(f"hf:{tmp_path / place}", **more)
 
 
 def test_without_the_package_a_hugging_face_set_names_it(monkeypatch):
@@ -197,42 +214,13 @@ def test_without_the_package_a_hugging_face_set_names_it(monkeypatch):
         opened("hf:ILSVRC/imagenet-1k")
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_a_missing_class_is_named_and_what_there_is(places, name):
-    with pytest.raises(ImageError, match=r"classes \['n01440764', 'tench'\]; it holds \['n01855032', 'n02105641'"):
-        opened(places[name], classes=[DOG, "n01440764", "tench"])
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_a_class_with_too_few_images_is_named(places, name):
-    with pytest.raises(ImageError, match=rf"{DOG}: 3 images, 4 were asked for; lower images.count"):
-        opened(places[name], count=40)
-
-
-def broken(places, name, root):
-    """A copy of a layout in which the first image of DOG is cut short; returns the place to open."""
-    flat = shutil.copytree(places["flat"], root / "broken" / "val")
-    shutil.copy(places["flat"].parent / "LOC_val_solution.csv", flat.parent)
-    path = flat / "ILSVRC2012_val_00000003.JPEG"
-    path.write_bytes(path.read_bytes()[:-400])
-    if name == "flat":
-        return flat
-    write = {
-        "folders": lambda: photographs.write_folders(flat, root / "folders"),
-        "one tar": lambda: photographs.write_class_tar(flat, root / "val.tar"),
-        "a tar a class": lambda: photographs.write_class_tars(flat, root / "tars"),
-        "shards": lambda: photographs.write_shards(flat, root / "shards"),
-        "hf": lambda: f"hf:{photographs.write_folders(flat, root / 'hf')}",
-    }
-    return write[name]()
-
-
-@pytest.mark.parametrize("name", ["folders", "flat", "one tar", "a tar a class", "shards", "hf"])
-def test_a_truncated_image_is_named_when_it_is_read(hub, places, expected, tmp_path, name):
-    place = broken(places, name, tmp_path)
-    found = opened(place)
+@pytest.mark.parametrize("name", [*NAMES, "hf"])
+def test_a_truncated_image_is_named_when_it_is_read(hub, broken, expected, name):
+    found = opened(broken[name])
     assert np.array_equal(found.pixels(1), expected["00000073"]), "the next image is whole"
-    pattern = rf"{place}/.*ILSVRC2012_val_00000003\.\w+: not a readable image \(.*truncated.*; replace or remove"
+    pattern = (
+        rf"^{broken[name]}/.*ILSVRC2012_val_00000003\.\w+: not a readable image \(.*truncated.*; replace or remove"
+    )
     with pytest.raises(ImageError, match=pattern):
         found.pixels(0)
 
@@ -257,56 +245,45 @@ def test_a_truncated_archive_is_named_wherever_it_ends(places, tmp_path, name, l
         opened(root / last if places[name].is_file() else root)
 
 
-def test_a_folder_with_the_published_archive_alone_is_that_archive(places, expected):
-    check(opened(places["a tar without folders"].parent), expected, PAPER)
+def compressed(path):
+    with tarfile.open(path, "w:gz") as file:
+        file.add(__file__, f"{DOG}/a.png")
 
 
-def test_an_archive_of_one_class_is_that_class(places, expected):
-    check(opened(places["a tar a class"] / f"{DOG}.tar", classes=[DOG]), expected, [DOG])
+NO_ARCHIVES = {
+    "empty.tar": lambda path: path.write_bytes(b""),
+    "empty.zip": lambda path: path.write_bytes(b""),
+    "text.tar": lambda path: path.write_bytes(b"this is no archive"),
+    "text.zip": lambda path: path.write_bytes(b"this is no archive"),
+    "val.tar.gz": compressed,
+    "notes.tar": lambda path: photographs.write_tar(path, {f"{DOG}/notes.txt": b"no image"}),
+    "shard.tar": lambda path: photographs.write_tar(path, {"1.cls": b"1", "1.json": b"{}"}),
+    "folder": lambda path: path.mkdir(),
+}
 
 
-@pytest.mark.parametrize("content", [b"", b"this is no archive"])
-def test_a_file_that_is_no_archive_is_an_error(tmp_path, content):
-    (tmp_path / "val.tar").write_bytes(content)
-    with pytest.raises(ImageError, match=r"val\.tar: (not a readable tar archive|no image in it)"):
-        opened(tmp_path / "val.tar")
-    (tmp_path / "val.zip").write_bytes(content)
-    with pytest.raises(ImageError, match=r"val\.zip: (not a readable tar archive|no image in it)"):
-        opened(tmp_path / "val.zip")
+@pytest.mark.parametrize("name", NO_ARCHIVES)
+def test_what_is_no_archive_of_images_is_an_error(tmp_path, name):
+    NO_ARCHIVES[name](tmp_path / name)
+    unread = r"not a readable tar archive \(.*\); copy it again, uncompressed"
+    message = {"val.tar.gz": unread, "text.tar": unread, "text.zip": unread}.get(
+        name, f"({unread}|no image in it; name)"
+    )
+    with pytest.raises(ImageError, match=f"{name}: {message}"):
+        opened(tmp_path / name, "tar")
 
 
-def test_a_compressed_archive_is_an_error(places, tmp_path):
-    with tarfile.open(tmp_path / "val.tar.gz", "w:gz") as file:
-        file.add(places["folders"], "val")
-    with pytest.raises(ImageError, match=r"val\.tar\.gz: not a readable tar archive .*, uncompressed"):
-        opened(tmp_path / "val.tar.gz")
-
-
-def test_archives_without_images_are_an_error(tmp_path):
-    empty = photographs.write_tar(tmp_path / "a" / "notes.tar", {"n02106662/notes.txt": b"no image"})
-    shards = photographs.write_tar(tmp_path / "b" / "0.tar", {"1.cls": b"1", "1.json": b"{}"})
-    for place in (empty, shards.parent):
-        with pytest.raises(ImageError, match="no image in it"):
-            opened(place)
-    (tmp_path / "c").mkdir()
-    with pytest.raises(ImageError, match=r"c: no image in it"):
-        opened(tmp_path / "c", "tar")
-
-
-def test_a_shards_image_without_a_label_is_named(places, tmp_path):
+@pytest.mark.parametrize("label", [None, "1000", "-1", "n02106662", ""])
+def test_a_shards_image_with_no_label_or_none_of_a_class_is_named(places, tmp_path, label):
     members = photographs.shard_members(places["flat"])
-    del members["ILSVRC2012_val_00000003.cls"]
+    name = "ILSVRC2012_val_00000003"
+    members[f"{name}.cls"] = (label or "").encode()
+    message = rf"0\.tar/{name}\.cls: '{label}' is no class"
+    if label is None:
+        del members[f"{name}.cls"]
+        message = rf"0\.tar: {name}\.jpg has no \.cls beside it"
     photographs.write_tar(tmp_path / "0.tar", members)
-    with pytest.raises(ImageError, match=r"0\.tar: ILSVRC2012_val_00000003\.jpg has no \.cls beside it"):
-        opened(tmp_path)
-
-
-@pytest.mark.parametrize("label", ["1000", "-1", "n02106662", ""])
-def test_a_shards_label_that_is_no_class_is_named(places, tmp_path, label):
-    members = photographs.shard_members(places["flat"])
-    members["ILSVRC2012_val_00000003.cls"] = label.encode()
-    photographs.write_tar(tmp_path / "0.tar", members)
-    with pytest.raises(ImageError, match=rf"0\.tar/ILSVRC2012_val_00000003\.cls: '{label}' is no class"):
+    with pytest.raises(ImageError, match=message):
         opened(tmp_path)
 
 
@@ -368,83 +345,9 @@ def test_a_file_is_no_folder(places, source):
         opened(places["one tar"], source)
 
 
-def test_a_count_that_the_classes_cannot_share_is_an_error(places):
-    with pytest.raises(ImageError, match="count 11 cannot be shared evenly by 10 classes"):
-        opened(places["shards"], count=11)
-
-
-def one_image(image, root, name, **save):
-    """An image written to a class folder and opened again at its own size: its pixels as bytes (H, W, 3)."""
-    (root / DOG).mkdir(exist_ok=True)
-    image.save(root / DOG / name, **save)
-    found = open_images(Images(source="folders", folder=str(root), classes=[DOG]), Input(size=image.width))
-    assert len(found) == 1
-    assert found.image(0).mode == "RGB"
-    return np.asarray(found.image(0)).astype(int)
-
-
-@pytest.fixture
-def square():
-    return photographs.photograph(1).resize((64, 64))
-
-
-def test_cmyk_and_grey_jpegs_become_rgb(square, tmp_path):
-    for mode in ("CMYK", "L"):
-        (tmp_path / mode).mkdir()
-        found = one_image(square.convert(mode), tmp_path / mode, "a.JPEG", quality=95)
-        wanted = np.asarray(square.convert(mode).convert("RGB")).astype(int)
-        assert np.abs(found - wanted).mean() < 3
-    assert (found[..., 0] == found[..., 1]).all()
-    assert (found[..., 0] == found[..., 2]).all()
-
-
-def test_palette_and_alpha_become_rgb(square, tmp_path):
-    palette = square.quantize(64)
-    found = one_image(palette, tmp_path, "a.png", transparency=3)
-    assert np.array_equal(found, np.asarray(palette.convert("RGB")))
-    with_alpha = square.copy()
-    with_alpha.putalpha(Image.linear_gradient("L").resize((64, 64)))
-    assert np.array_equal(one_image(with_alpha, tmp_path, "a.png"), np.asarray(square)), "alpha is dropped"
-
-
-def test_sixteen_bits_keep_their_range(square, tmp_path):
-    grey = np.asarray(square.convert("L"))
-    found = one_image(Image.fromarray(grey.astype(np.uint16) * 257), tmp_path, "a.png")
-    assert np.array_equal(found, np.repeat(grey[..., None], 3, axis=-1))
-
-
-def test_a_rotated_jpeg_stays_as_it_is_stored(square, tmp_path):
-    exif = Image.Exif()
-    exif[0x0112] = 6  # to be turned by a quarter for a viewer
-    found = one_image(square, tmp_path, "a.JPEG", quality=95, exif=exif)
-    stored = Image.open(tmp_path / DOG / "a.JPEG")
-    assert np.array_equal(found, np.asarray(stored.convert("RGB")))
-    turned = np.asarray(ImageOps.exif_transpose(stored).convert("RGB"))
-    assert np.abs(found - turned).mean() > 10, "turned, it would be another image"
-
-
-@pytest.mark.parametrize("suffix", sorted(layouts.SUFFIXES))
-def test_every_suffix_is_found_in_either_case(square, tmp_path, suffix):
+@pytest.mark.parametrize("suffix", sorted(SUFFIXES))
+def test_every_suffix_is_found_in_either_case(tmp_path, suffix):
     (tmp_path / DOG).mkdir()
     for name in (f"a{suffix}", f"b{suffix.upper()}"):
-        square.save(tmp_path / DOG / name)
+        photographs.photograph(1).save(tmp_path / DOG / name)
     assert opened(tmp_path, classes=[DOG]).ids == [f"{DOG}/a{suffix}", f"{DOG}/b{suffix.upper()}"]
-
-
-@pytest.mark.parametrize("prefix", ["../../up/", "/root/", "val/../../"])
-def test_names_in_an_archive_lead_nowhere(tmp_path, monkeypatch, prefix):
-    """A member that is called by a place outside of the archive is refused, and nothing is written."""
-    content = BytesIO()
-    Image.new("RGB", (40, 40), "red").save(content, "PNG")
-    archive = photographs.write_tar(tmp_path / "in" / "val.tar", {f"{prefix}{DOG}/a.png": content.getvalue()})
-    with tarfile.open(archive, "a") as file:
-        for kind, target in ((tarfile.SYMTYPE, "/etc/passwd"), (tarfile.LNKTYPE, "../../secret.png")):
-            link = tarfile.TarInfo(f"{DOG}/link{kind.decode()}.png")
-            link.type, link.linkname = kind, target
-            file.addfile(link)
-    for method in ("extract", "extractall"):
-        monkeypatch.setattr(tarfile.TarFile, method, lambda *_: pytest.fail("something was extracted"))
-    before = sorted(tmp_path.rglob("*"))
-    with pytest.raises(ImageError, match=r"val\.tar: .* lies outside of the archive's folder; pack it anew"):
-        opened(archive, classes=[DOG])
-    assert sorted(tmp_path.rglob("*")) == before

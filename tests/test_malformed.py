@@ -33,12 +33,11 @@ import yaml
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from safetensors.torch import load_file, save, save_file
+from safetensors.torch import load_file, save_file
 
 import mae_helpers
 from mae_helpers.encoder.downloads import DownloadError
-from mae_helpers.encoder.reading import CheckpointError
-from mae_helpers.encoder.weights import load_model
+from mae_helpers.encoder.weights import CheckpointError, load_model
 from mae_helpers.images.decoded import decoded
 from mae_helpers.images.pixels import ImageError
 from mae_helpers.images.sets import first_images, open_images
@@ -256,6 +255,7 @@ COLOURS = GENERATOR.integers(0, 256, (20, 24, 3), dtype=np.uint8)
 PICTURE = Image.fromarray(COLOURS)
 
 NARROW = PICTURE.resize((1, 400_000))
+TWO = {"save_all": True, "append_images": [PICTURE.rotate(180)]}
 
 
 def file_of(image: Image.Image, kind: str, **options: object) -> bytes:
@@ -283,19 +283,14 @@ RIGHT = {  # what is in the file, and the pixels that are right
     **{name: (content, PICTURE) for name, content in PLAIN.items()},
     "JPEG": (file_of(PICTURE, "JPEG"), None),  # None: whatever Pillow decodes
     "CMYK": (file_of(PICTURE.convert("CMYK"), "JPEG"), None),
-    "palette": (file_of(PICTURE.quantize(16), "PNG"), None),
-    "grey": (file_of(Image.fromarray(GREY), "PNG"), Image.merge("RGB", [Image.fromarray(GREY)] * 3)),
+    "grey JPEG": (file_of(Image.fromarray(GREY), "JPEG"), None),
+    "palette": (file_of(PICTURE.quantize(16), "PNG", transparency=3), PICTURE.quantize(16).convert("RGB")),
+    "grey": (file_of(Image.fromarray(GREY), "PNG"), Image.fromarray(GREY).convert("RGB")),
     "1 bit": (file_of(Image.fromarray(GREY > 60), "PNG"), None),
-    "16 bit": (
-        file_of(Image.fromarray(GREY.astype(np.uint16) * 257), "PNG"),
-        Image.merge("RGB", [Image.fromarray(GREY)] * 3),
-    ),
+    "16 bit": (file_of(Image.fromarray(GREY.astype(np.uint16) * 257), "PNG"), Image.fromarray(GREY).convert("RGB")),
     "alpha": (file_of(Image.fromarray(np.dstack([COLOURS, GREY])), "PNG"), PICTURE),
-    "animated": (file_of(PICTURE, "GIF", save_all=True, append_images=[PICTURE.rotate(180)]), None),
-    "animated WebP": (
-        file_of(PICTURE, "WEBP", lossless=True, save_all=True, append_images=[PICTURE.rotate(180)]),
-        None,
-    ),
+    "animated": (file_of(PICTURE, "GIF", **TWO), None),
+    "animated WebP": (file_of(PICTURE, "WEBP", lossless=True, **TWO), None),
     "turned by EXIF": (turned(), PICTURE),
     "1 x 1": (file_of(PICTURE.crop((0, 0, 1, 1)), "PNG"), PICTURE.crop((0, 0, 1, 1))),
     "narrow": (file_of(NARROW, "PNG"), NARROW),
@@ -317,16 +312,8 @@ REFUSED = {
     "32 bit": file_of(Image.fromarray(GREY.astype(np.int32) * 100_000), "TIFF"),
 }
 NAMES = [
-    "a.jpg",
-    "a.PNG",
-    "a b.png",
-    "ü\u0301\u202e.png",
-    "a\nb.webp",
-    "'; rm x.tif",
+    *("a.jpg", "a.PNG", "a b.png", "ü\u0301\u202e.png", "a\nb.webp", "'; rm x.tif", "%s{0}.jpeg", "-.png"),
     "x" * 200 + ".bmp",
-    "..jpg",
-    "%s{0}.jpeg",
-    "-.png",
 ]
 
 
@@ -343,25 +330,24 @@ def expected(content: bytes, pixels: Image.Image | None) -> np.ndarray:
     return np.asarray(pixels.resize((SIDE, SIDE), Image.Resampling.BICUBIC))
 
 
-@drawn(70)
-@given(st.sampled_from([*RIGHT, *REFUSED]), st.sampled_from(NAMES), st.sampled_from(["squash", "crop"]))
-def test_an_odd_image_has_pillows_pixels_or_is_refused(tmp_path_factory, kind, name, how):
-    root = tmp_path_factory.mktemp("odd")
-    (root / "cat").mkdir()
-    content, pixels = RIGHT.get(kind) or (REFUSED[kind].replace(b"CANARY", str(root / "canary").encode()), None)
-    (root / "cat" / name).write_bytes(content)
-    hidden = name.startswith(".")
-    with untouched(root), warnings.catch_warnings():
+@pytest.mark.parametrize("how", ["squash", "crop"])
+@pytest.mark.parametrize("kind", [*RIGHT, *REFUSED])
+def test_an_odd_image_has_pillows_pixels_or_is_refused(tmp_path, kind, how):
+    (tmp_path / "cat").mkdir()
+    content, pixels = RIGHT.get(kind) or (REFUSED[kind].replace(b"CANARY", str(tmp_path / "canary").encode()), None)
+    name = NAMES[list(RIGHT | REFUSED).index(kind) % len(NAMES)]
+    (tmp_path / "cat" / name).write_bytes(content)
+    with untouched(tmp_path), warnings.catch_warnings():
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # goes with the error, does not stand for it
-        found = outcome(lambda: opened(root, how), str(root) if hidden else str(root / "cat" / name), name)
+        found = outcome(lambda: opened(tmp_path, how), str(tmp_path / "cat" / name))
     if found is None:
-        assert kind in REFUSED or hidden or (kind, how) == ("narrow", "crop")
+        assert kind in REFUSED or (kind, how) == ("narrow", "crop")
         return
     assert kind in RIGHT
     assert found[0].ids == [f"cat/{name}"]
+    assert (found[1].mode, found[1].size) == ("RGB", (SIDE, SIDE))
     if how == "squash":
         assert np.array_equal(np.asarray(found[1]), expected(content, pixels))
-    assert found[1].size == (SIDE, SIDE)
 
 
 @drawn(40)
@@ -382,36 +368,25 @@ def test_a_damaged_image_is_refused_or_is_what_pillow_reads(tmp_path_factory, ki
             assert np.array_equal(np.asarray(found[1]), expected(bytes(content), None))
 
 
-def put(root: Path, how: str) -> Path:
-    """Something in the place of an image file that is none, beside a good one."""
-    (root / "cat").mkdir()
-    odd = root / "cat" / "a.jpg"
-    if how == "folder":
-        odd.mkdir()
-    elif how == "dangling":
-        odd.symlink_to(root / "nowhere")
-    elif how == "loop":
-        odd.symlink_to(odd)
-    elif how == "pipe":
-        os.mkfifo(odd)
-    elif how == "device":
-        odd.symlink_to("/dev/zero")
-    elif how == "link":
-        (root / "b.png").write_bytes(PLAIN["PNG"])
-        odd.symlink_to(root / "b.png")
-    elif how == "bytes":
-        odd = root / "cat" / os.fsdecode(b"\xff\xfe.jpg")
-        odd.write_bytes(PLAIN["PNG"])
-    elif how == "class":
-        shutil.rmtree(root / "cat")
-        odd = root / "cat"
-        odd.write_bytes(PLAIN["PNG"])
-    return odd
+NO_FILES: dict[str, Callable[[Path], object]] = {  # what stands in the place of an image file
+    "folder": Path.mkdir,
+    "dangling": lambda odd: odd.symlink_to("nowhere"),
+    "loop": lambda odd: odd.symlink_to(odd),
+    "pipe": os.mkfifo,
+    "device": lambda odd: odd.symlink_to("/dev/zero"),
+    "bytes": lambda odd: odd.with_name(os.fsdecode(b"\xff\xfe.jpg")).write_bytes(PLAIN["PNG"]),
+    "class": lambda odd: (odd.parent.rmdir(), odd.parent.write_bytes(PLAIN["PNG"])),
+    "link": lambda odd: (
+        (odd.parents[1] / "b.png").write_bytes(PLAIN["PNG"]),
+        odd.symlink_to(odd.parents[1] / "b.png"),
+    ),
+}
 
 
-@pytest.mark.parametrize("how", ["folder", "dangling", "loop", "pipe", "device", "link", "bytes", "class"])
+@pytest.mark.parametrize("how", NO_FILES)
 def test_what_is_no_file_is_refused(tmp_path, how):
-    put(tmp_path, how)
+    (tmp_path / "cat").mkdir()
+    NO_FILES[how](tmp_path / "cat" / "a.jpg")
     found = outcome(lambda: opened(tmp_path), str(tmp_path))
     assert (found is not None) == (how == "link"), "a link to a good image is one"
 
@@ -459,25 +434,37 @@ def packed(path: Path, names: list[str], cut: float | None, squeezed: bool) -> N
         path.write_bytes(path.read_bytes()[: int(cut * path.stat().st_size)])
 
 
-@drawn(60)
+@pytest.mark.parametrize("name", MEMBERS)
+def test_an_odd_member_of_an_archive_is_right_or_refused(tmp_path, name):
+    check_archive(tmp_path, [name], None, False)
+
+
+@drawn(40)
 @given(
     st.lists(st.sampled_from(sorted(MEMBERS)), min_size=0, max_size=2, unique=True),
     st.one_of(st.none(), st.none(), st.floats(0, 0.99)),
     st.sampled_from([False, False, False, True]),
 )
 def test_an_odd_archive_is_right_or_refused(tmp_path_factory, names, cut, squeezed):
-    root = tmp_path_factory.mktemp("odd")
+    check_archive(tmp_path_factory.mktemp("odd"), names, cut, squeezed)
+
+
+def check_archive(root: Path, names: list[str], cut: float | None, squeezed: bool) -> None:
     names = ["good", *(name for name in names if name != "good")]
     packed(root / "all.tar", names, cut, squeezed)
+
+    def look() -> list[np.ndarray]:
+        images, _ = opened(root / "all.tar")
+        return [np.asarray(images.image(row)) for row in range(len(images))]
+
     with untouched(root):
-        found = outcome(lambda: opened(root / "all.tar"), "all.tar")
+        found = outcome(look, "all.tar")
     if found is None:
         assert not set(names) <= HARMLESS - {"label", "newline"} or cut is not None or squeezed
         return
-    images, _ = found
     assert set(names) <= HARMLESS
-    assert len(images) == 1 + ("newline" in names)
-    assert np.array_equal(np.asarray(images.image(len(images) - 1)), expected(PLAIN["PNG"], PICTURE))
+    assert len(found) == 1 + ("newline" in names)
+    assert all(np.array_equal(one, expected(PLAIN["PNG"], PICTURE)) for one in found)
 
 
 # --- labels and decoded blocks --------------------------------------------------------------------------------------
@@ -523,72 +510,63 @@ def test_an_odd_file_of_labels_is_right_or_refused(tmp_path_factory, lines, enco
         st.sampled_from(["npz", "other shape", "other type", "objects", "fortran", "cut"]),
     )
 )
-def test_a_damaged_block_of_decoded_images_is_made_anew(home, tmp_path_factory, content):
+def test_a_damaged_file_of_decoded_images_is_made_anew(home, tmp_path_factory, content):
     folder = tmp_path_factory.mktemp("pixels")
     images = open_images(Images(source="folders", folder=str(home / "images"), classes="all"), Input(size=SIDE))
     right = np.stack([np.asarray(images.image(row)) for row in range(len(images))])
     decoded(images, folder).pixels(0)
     (path,) = folder.rglob("*.npy")
-    buffer = io.BytesIO()
+    stored, buffer = np.load(path), io.BytesIO()
+    arrays = {"fortran": np.asfortranarray(right), "objects": np.array([{}, None], object), "cut": stored}
+    arrays |= {"other shape": stored[:0], "other type": right.astype(np.float32)}
     if content == "npz":
         np.savez(buffer, right)
-    elif content == "fortran":
-        np.save(buffer, np.asfortranarray(right))
-    elif content == "objects":
-        np.save(buffer, np.array([{}, None], object), allow_pickle=True)
     elif isinstance(content, str):
-        np.save(buffer, right[:3] if content == "other shape" else right.astype(np.float32))
+        np.save(buffer, arrays[content], allow_pickle=content == "objects")
     path.write_bytes(content if isinstance(content, bytes) else buffer.getvalue()[: -7 if content == "cut" else None])
     with warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always")
         found = decoded(images, folder)
         again = np.stack([np.asarray(found.image(row)) for row in range(len(found))])
     assert np.array_equal(again, right)
-    assert content == "fortran" or any(str(path) in str(one.message) for one in told)
+    assert any(str(path) in str(one.message) for one in told)
 
 
 # --- checkpoints ----------------------------------------------------------------------------------------------------
 
 
-class Hostile:
-    """Unpickled without care, it touches the canary."""
-
-    def __init__(self, canary: Path):
-        self.canary = canary
-
-    def __reduce__(self):
-        return os.system, (f"touch {self.canary}",)
+TENSOR = "blocks.1.attn.qkv.weight"
 
 
-def with_tensor(
-    weights: dict, change: Callable[[torch.Tensor], torch.Tensor], key: str = "blocks.1.attn.qkv.weight"
-) -> dict:
-    return weights | {key: change(weights[key])}
+def with_tensor(change: Callable[[torch.Tensor], torch.Tensor]) -> Callable[[dict], dict]:
+    return lambda w: w | {TENSOR: change(w[TENSOR])}
 
 
-def poked(value: float) -> Callable[[torch.Tensor], torch.Tensor]:
-    def change(tensor: torch.Tensor) -> torch.Tensor:
-        tensor = tensor.clone()
-        tensor[3, 5] = value
-        return tensor
+def poked(value: float) -> Callable[[dict], dict]:
+    return with_tensor(lambda t: t.double().index_fill(0, torch.tensor(3), value))
 
-    return change
+
+def bombed(content: bytes) -> bytes:
+    """With a member of a zip that unpacks to a thousand times its size."""
+    packed_anew = io.BytesIO(content)
+    with zipfile.ZipFile(packed_anew, "a", zipfile.ZIP_DEFLATED) as file:
+        file.writestr("archive/data/99", bytes(60_000_000))
+    return packed_anew.getvalue()
 
 
 TENSORS = {  # a state dict, altered, and whether it is still the same model
     "whole": (lambda w: w, True),
     "float64": (lambda w: {key: value.double() for key, value in w.items()}, True),
-    "a module's own copy": (lambda w: {key: value.clone() for key, value in w.items()}, True),
-    "NaN": (lambda w: with_tensor(w, poked(float("nan"))), False),
-    "infinite": (lambda w: with_tensor(w, poked(float("-inf"))), False),
-    "too large for float32": (lambda w: with_tensor(w, lambda t: poked(1e300)(t.double())), False),
-    "int8": (lambda w: with_tensor(w, lambda t: (t * 10).to(torch.int8)), False),
-    "bool": (lambda w: with_tensor(w, lambda t: t > 0), False),
-    "complex": (lambda w: with_tensor(w, lambda t: t.to(torch.complex64)), False),
-    "turned": (lambda w: with_tensor(w, lambda t: t.T.contiguous()), False),
-    "flat": (lambda w: with_tensor(w, lambda t: t.flatten()), False),
-    "no number": (lambda w: with_tensor(w, lambda t: t[:0]), False),
-    "a scalar": (lambda w: with_tensor(w, lambda t: t[0, 0].clone()), False),
+    "NaN": (poked(float("nan")), False),
+    "infinite": (poked(float("-inf")), False),
+    "too large for float32": (poked(1e300), False),
+    "int8": (with_tensor(lambda t: (t * 10).to(torch.int8)), False),
+    "bool": (with_tensor(lambda t: t > 0), False),
+    "complex": (with_tensor(lambda t: t.to(torch.complex64)), False),
+    "turned": (with_tensor(lambda t: t.T.contiguous()), False),
+    "flat": (with_tensor(lambda t: t.flatten()), False),
+    "no number": (with_tensor(lambda t: t[:0]), False),
+    "a scalar": (with_tensor(lambda t: t[0, 0].clone()), False),
     "empty": (lambda w: {}, False),
     "prefix": (lambda w: {f"module.{key}": value for key, value in w.items()}, False),
     "surplus": (lambda w: w | {"x" * 3000 + "\n": torch.zeros(1)}, False),
@@ -601,14 +579,16 @@ PICKLES = {  # what else a pickle may hold
     "number": (lambda w: 3, False),
     "None": (lambda w: None, False),
     "numbers for keys": (lambda w: dict(enumerate(w.values())), False),
-    "sparse": (lambda w: with_tensor(w, lambda t: t.to_sparse()), False),
-    "meta": (lambda w: with_tensor(w, lambda t: t.to("meta")), False),
-    "spread": (lambda w: with_tensor(w, lambda t: torch.zeros(1).expand(10**12)), False),
-    "half spread": (lambda w: with_tensor(w, lambda t: torch.zeros(1, dtype=torch.float16).expand(10**12)), False),
+    "sparse": (with_tensor(lambda t: t.to_sparse()), False),
+    "meta": (with_tensor(lambda t: t.to("meta")), False),
+    "spread": (with_tensor(lambda t: torch.zeros(1).expand(10**12)), False),
+    "half spread": (with_tensor(lambda t: torch.zeros(1, dtype=torch.float16).expand(10**12)), False),
     "module": (lambda w: torch.nn.Linear(2, 2), False),
+    "a name": (lambda w: {"model": "vit", "state": w}, False),
+    "nothing": (lambda w: {"model": None}, False),
 }
 BYTES = {
-    "nothing": lambda content: b"",
+    "no byte": lambda content: b"",
     "cut": lambda content: content[: len(content) // 2],
     "last byte": lambda content: content[:-1],
     "more": lambda content: content + b"more",
@@ -618,64 +598,48 @@ BYTES = {
     "header is no JSON": lambda content: content[:8] + b"[" * 100 + content[108:],
     "text": lambda content: b"version https://example.org\noid sha256:00\nsize 3\n",
     "page": lambda content: b"<!DOCTYPE html><html>no such file</html>",
+    "zip bomb": bombed,
 }
 
 
-def zipped(weights: dict) -> bytes:
-    """A PyTorch file, packed anew with a member that unpacks to a thousand times its size."""
-    stored, packed_anew = io.BytesIO(), io.BytesIO()
-    torch.save(weights, stored)
-    with zipfile.ZipFile(stored) as source, zipfile.ZipFile(packed_anew, "w", zipfile.ZIP_DEFLATED) as target:
-        for name in source.namelist():
-            target.writestr(name, source.read(name))
-        target.writestr("archive/data/99", bytes(60_000_000))
-    return packed_anew.getvalue()
+TOLD = {  # what else a message says
+    "NaN": f"{TENSOR} has 24 numbers that are NaN or infinite in float32",
+    "int8": f"does not fit the model: {TENSOR} holds torch.int8, expected floating point",
+    "flat": f"does not fit the model: size mismatch for {TENSOR}",
+    "a name": "None: str found; expected tensors by name, flat or under 'model'",
+    "list": "None: list found; expected tensors by name",
+    "numbers for keys": "0: Tensor, 1: Tensor, 2: Tensor and ",
+    "cut": "not a readable checkpoint",
+}
 
 
-def write_checkpoint(path: Path, kind: str, suffix: str, good: dict, canary: Path) -> bool:
-    """Write an odd checkpoint; returns whether it is still the same model."""
-    safe = suffix == ".safetensors"
-    if kind in TENSORS or (kind in PICKLES and not safe):
-        change, right = (TENSORS | PICKLES)[kind]
-        weights = change(dict(good))
-        save_file({key: value.contiguous() for key, value in weights.items()}, path) if safe else torch.save(
-            weights, path
-        )
-        return right
-    if kind == "folder":
-        path.mkdir()
-    elif kind == "hostile":
-        path.write_bytes(pickle.dumps({"model": good, "args": Hostile(canary)}))
-    elif kind == "hostile zip":
-        torch.save({"model": good, "args": Hostile(canary)}, path)
-    elif kind == "zip bomb":
-        path.write_bytes(zipped(good))
-    else:
-        content = io.BytesIO()
-        torch.save(good, content)
-        plain = {key: value.contiguous() for key, value in good.items()}
-        path.write_bytes(BYTES[kind](save(plain) if safe else content.getvalue()))
-        if kind == "more":
-            return None  # of a zip some readers look from its end, and find the whole
-    return False
+def write_checkpoint(path: Path, kind: str, good: dict) -> bool | None:
+    """Write an odd checkpoint; returns whether it is still the same model, None where that is the reader's to say."""
+    change, right = (TENSORS | PICKLES).get(kind, (lambda w: w, False))
+    weights, safe = change(dict(good)), path.suffix == ".safetensors"
+    save_file({key: value.contiguous() for key, value in weights.items()}, path) if safe else torch.save(weights, path)
+    if kind in BYTES:
+        path.write_bytes(BYTES[kind](path.read_bytes()))
+    return None if kind == "more" else right  # of a zip some readers look from its end, and find the whole
 
 
-KINDS = [*TENSORS, *PICKLES, *BYTES, "folder", "hostile", "hostile zip", "zip bomb"]
-
-
-@drawn(110)
-@given(st.sampled_from(KINDS), st.sampled_from([".safetensors", ".pth"]))
+@pytest.mark.parametrize(
+    ("kind", "suffix"),
+    [
+        *((kind, suffix) for kind in [*TENSORS, *BYTES, "folder"] for suffix in (".safetensors", ".pth")),
+        *((kind, ".pth") for kind in PICKLES),
+    ],
+)
 def test_an_odd_checkpoint_is_the_same_model_or_refused(home, kind, suffix):
-    if kind in PICKLES and suffix == ".safetensors":
-        suffix = ".pth"
-    path, text = home / f"odd{suffix}", (home / "tiny.yaml").read_text()
+    path, profile = home / f"odd{suffix}", home / "odd.yaml"
     good = load_file(home / "weights" / "mae_pretrained.safetensors")
-    right = write_checkpoint(path, kind, suffix, good, home / "canary")
-    profile = home / "odd.yaml"
-    profile.write_text(text.replace("weights/mae_pretrained.safetensors", path.name))
+    right = path.mkdir() or False if kind == "folder" else write_checkpoint(path, kind, good)
+    profile.write_text((home / "tiny.yaml").read_text().replace("weights/mae_pretrained.safetensors", path.name))
     try:
         with untouched(home):
-            model = outcome(lambda: load_model(load_profile(profile), "mae_pretrained"), str(path))
+            model = outcome(
+                lambda: load_model(load_profile(profile), "mae_pretrained"), f"{path}: {TOLD.get(kind, '')}"
+            )
     finally:
         profile.unlink()
         shutil.rmtree(path) if path.is_dir() else path.unlink()
@@ -683,20 +647,6 @@ def test_an_odd_checkpoint_is_the_same_model_or_refused(home, kind, suffix):
     if model is not None:
         found = model.state_dict()
         assert all(torch.equal(found[key], value) for key, value in good.items())
-
-
-def test_the_message_on_a_number_that_is_none_names_the_tensor(home):
-    path, text = home / "odd.safetensors", (home / "tiny.yaml").read_text()
-    write_checkpoint(path, "NaN", ".safetensors", load_file(home / "weights" / "mae_pretrained.safetensors"), home)
-    (home / "odd.yaml").write_text(text.replace("weights/mae_pretrained.safetensors", path.name))
-    try:
-        with pytest.raises(
-            CheckpointError, match=r"blocks\.1\.attn\.qkv\.weight has 1 numbers that are NaN or infinite"
-        ):
-            load_model(load_profile(home / "odd.yaml"), "mae_pretrained")
-    finally:
-        path.unlink()
-        (home / "odd.yaml").unlink()
 
 
 # --- parameters -----------------------------------------------------------------------------------------------------
@@ -827,7 +777,7 @@ def test_all_values_of_the_chapters_and_of_the_papers_profile_are_of_their_kind(
     ],
 )
 def test_a_whole_number_is_a_number_and_true_is_none(value, default, fitting):
-    with nullcontext() if fitting else pytest.raises(ValueError, match="parameter 'a' is .*; use [a-z ]+"):
+    with nullcontext() if fitting else pytest.raises(ValueError, match=r"parameter 'a' is .*; use [a-z ]+"):
         check_parameter("a", value, [default])
 
 

@@ -1,18 +1,30 @@
 """Notebook sources are clean, and every one of them runs through papermill."""
 
 import json
+import os
+import shutil
+import subprocess
+import sys
 
 import nbformat
 import pandas as pd
 import pytest
 from nbformat import v4
 
-from mae_helpers.profile.settings import load_profile
+from mae_helpers.profile.settings import ROOT, load_profile
 from mae_helpers.run import notebooks
 from mae_helpers.run import tables as results
 from mae_helpers.run.notebooks import NotebookError
 
 SOURCES = notebooks.find([])
+
+
+def write_notebook(path, *cells):
+    """A notebook of code cells, the first with its parameters."""
+    made = [v4.new_code_cell(source, metadata={"tags": ["parameters"] * (source == cells[0])}) for source in cells]
+    spec = {"name": "python3", "language": "python", "display_name": "Python 3"}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    nbformat.write(v4.new_notebook(cells=made, metadata={"kernelspec": spec}), path)
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.stem)
@@ -129,13 +141,8 @@ def test_run_json_says_how_the_tables_came_to_be(tiny_run):
 
 @pytest.fixture
 def folder(tmp_path):
-    """A folder of one small notebook that takes x and fails where x is negative."""
-    cells = [
-        v4.new_code_cell("x = 1", metadata={"tags": ["parameters"]}),
-        v4.new_code_cell("if x < 0:\n    raise ValueError(f'x is {x}')\nx"),
-    ]
-    spec = {"name": "python3", "language": "python", "display_name": "Python 3"}
-    nbformat.write(v4.new_notebook(cells=cells, metadata={"kernelspec": spec}), tmp_path / "01_small.ipynb")
+    """A folder of one small notebook that takes x."""
+    write_notebook(tmp_path / "01_small.ipynb", "x = 1", "x")
     return tmp_path
 
 
@@ -157,19 +164,6 @@ def test_unknown_parameter_is_refused_with_the_known_ones(folder):
         notebooks.choose_parameters(paths, {"x": 2}, {"x": 3, "xx": 4})
     own = {"profile": "demo", "scheduler": None}  # of the whole run, for the notebooks that take them
     assert notebooks.choose_parameters(paths, {"x": 2}, {"x": 3} | own) == {paths[0]: {"x": 2}}
-
-
-def test_failure_keeps_the_copy_for_reading_and_the_older_result(folder, tmp_path):
-    source, target = folder / "01_small.ipynb", tmp_path / "out" / "01_small.ipynb"
-    mark = {"profile": "demo", "fingerprint": "a"}
-    notebooks.execute(source, target, {"x": 2}, mark, {})
-    before = target.read_bytes()
-    assert notebooks.is_current(target, "demo", "a")
-    with pytest.raises(NotebookError, match="01_small: ValueError: x is -1"):
-        notebooks.execute(source, target, {"x": -1}, mark, {})
-    assert target.read_bytes() == before
-    assert (target.parent / "failed" / target.name).exists()
-    assert notebooks.complaint(target.parent / "failed" / target.name, "demo")
 
 
 def test_complaints_name_what_is_wrong(folder, tmp_path):
@@ -195,3 +189,79 @@ def test_fingerprint_follows_cells_parameters_and_data(folder):
     changed = path.with_name("02_changed.ipynb")
     nbformat.write(notebook, changed)
     assert first != notebooks.fingerprint(changed, profile, {"x": 1}, "data")
+
+
+def test_a_notebook_is_read_and_written_as_nbformat_does():
+    for path in SOURCES:
+        assert notebooks.written(notebooks.read(path)) == nbformat.writes(nbformat.read(path, 4)) + "\n"
+
+
+@pytest.mark.parametrize(
+    ("cells", "expected"),
+    [
+        (["import mae_helpers.run.chapter"], ["mae_helpers.run.chapter"]),
+        (["%matplotlib inline\n!ls", "if True:\n    %pip install x\nimport os"], []),
+        (["from mae_helpers.run import chapter", "chapter.begin"], ["mae_helpers.run", "mae_helpers.run.chapter"]),
+        (["from mae_helpers.run.tables import COLUMNS"], ["mae_helpers.run.tables"]),
+    ],
+)
+def test_the_modules_that_a_notebook_imports(tmp_path, cells, expected):
+    write_notebook(tmp_path / "01.ipynb", "x = 1", *cells)
+    assert notebooks.modules(tmp_path / "01.ipynb") == expected
+
+
+CODE_NOW = """
+import sys
+from mae_helpers.profile.settings import ROOT, load_profile
+from mae_helpers.run import notebooks
+profile = load_profile("demo")
+for path in notebooks.find([]):
+    print(path.stem, notebooks.fingerprint(path, profile, {}, "data"))
+"""
+
+
+@pytest.fixture(scope="module")
+def copied(tmp_path_factory):
+    """A copy of the code and the chapters, and a function that gives the chapters' fingerprints there."""
+    root = tmp_path_factory.mktemp("copied")
+    kept = shutil.ignore_patterns("*.npz", "weights", "__pycache__")
+    shutil.copytree(ROOT / "mae_helpers", root / "mae_helpers", ignore=kept)
+    shutil.copytree(ROOT / "notebooks", root / "notebooks")
+
+    def fingerprints():
+        environment = os.environ | {"PYTHONPATH": str(root)}
+        call = [sys.executable, "-c", CODE_NOW]
+        done = subprocess.run(call, cwd=root, env=environment, capture_output=True, text=True, check=True)
+        return dict(line.split() for line in done.stdout.splitlines())
+
+    return root, fingerprints(), fingerprints
+
+
+BLUR = {"05_gaussian_blur", "06_occlusion", "07_imagenet_c", "08_directional_alignment", "09_head_features"}
+VERDICTS = BLUR | {path.stem for path in SOURCES if path.stem < "05" or path.stem.startswith(("10", "11"))}
+
+
+@pytest.mark.parametrize(
+    ("edited", "expected"),
+    [
+        ("mae_helpers/figures/training.py", {"90_demo_model"}),
+        ("mae_helpers/figures/speed.py", {"92_how_fast"}),
+        ("mae_helpers/figures/overview.py", {"00_overview"}),
+        ("mae_helpers/run/closer.py", {"12_look_closer"}),
+        ("mae_helpers/run/look_closer/closer.css", {"12_look_closer"}),
+        ("mae_helpers/run/site.py", set()),
+        ("mae_helpers/run/command.py", set()),
+        ("mae_helpers/verdicts/claims.yaml", VERDICTS),
+        ("mae_helpers/profile/demo.yaml", {path.stem for path in SOURCES}),
+    ],
+)
+def test_an_edit_runs_the_chapters_again_that_use_what_was_edited_and_no_other(copied, edited, expected):
+    root, before, fingerprints = copied
+    file = root / edited
+    kept = file.read_text()
+    file.write_text(f"{kept}\nEDITED = 1\n" if file.suffix == ".py" else f"{kept}\n# edited\n")
+    try:
+        after = fingerprints()
+    finally:
+        file.write_text(kept)
+    assert {name for name in after if after[name] != before[name]} == expected

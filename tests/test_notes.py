@@ -6,8 +6,7 @@ import pytest
 from PIL import Image
 
 from mae_helpers.images.sets import ImageError
-from mae_helpers.measures.attention import patch_distances, uniform_distance
-from mae_helpers.perturbations.levels import blur
+from mae_helpers.perturbations.blur import blur
 from mae_helpers.verdicts import notes
 from mae_helpers.verdicts.published import published
 
@@ -22,17 +21,12 @@ def embeddings():
 
 
 class TestOrders:
-    def test_every_row_stays_in_its_group_and_comes_once(self):
-        order = notes.shuffled(CLASSES, np.random.default_rng(3))
-        assert sorted(order) == list(range(15))
-        assert (CLASSES[order] == CLASSES).all()
-        assert (order != np.arange(15)).any()
-
-    def test_groups_may_be_interleaved(self):
-        groups = np.array(["x", "y", "x", "y"])
-        for seed in range(8):
-            order = notes.shuffled(groups, np.random.default_rng(seed))
-            assert (groups[order] == groups).all()
+    @pytest.mark.parametrize("groups", [CLASSES, np.array(["x", "y", "x", "y"] * 4)])  # also where they are interleaved
+    def test_every_row_stays_in_its_group_and_comes_once(self, groups):
+        order = notes.shuffled(groups, np.random.default_rng(3))
+        assert sorted(order) == list(range(len(groups)))
+        assert (groups[order] == groups).all()
+        assert (order != np.arange(len(groups))).any()
 
     @pytest.mark.parametrize(("groups", "expected"), [(np.zeros(40, int), 1), (np.repeat(range(10), 4), 10)])
     def test_one_row_a_group_keeps_its_place_on_average(self, groups, expected):
@@ -83,13 +77,10 @@ class TestNeighbours:
         assert table["knn_percent"][0] < 80
         assert table["chance_percent"].tolist() == pytest.approx([100 / 3] * 2)
 
-    def test_no_more_neighbours_than_a_class_can_have(self):
+    def test_no_more_neighbours_than_a_class_can_have_and_no_answer_without_any(self):
         places = np.array([0.0, 1, 10, 11]).reshape(4, 1, 1)  # three neighbours would outvote the one of the same class
         assert notes.knn_by_layer(places, np.array(["a", "a", "b", "b"]))["knn_percent"].tolist() == [100]
-
-    def test_one_image_a_class_has_no_answer(self):
-        table = notes.knn_by_layer(np.eye(3)[:, None], np.array(["a", "b", "c"]))
-        assert table["knn_percent"].isna().all()
+        assert notes.knn_by_layer(places, np.array(["a", "b", "c", "d"]))["knn_percent"].isna().all()
 
 
 class TestQuality:
@@ -110,11 +101,11 @@ class TestQuality:
         assert list(notes.rises(spread.index, -spread)) == ["IX"]
 
     def test_photographs_that_come_with_libraries(self):
-        found = notes.photographs(size=32)
-        pixels = np.stack([found.pixels(row) for row in range(len(found))])
+        images = notes.photographs(size=32)
+        pixels = np.stack([images.pixels(row) for row in range(len(images))])
         assert pixels.shape == (6, 32, 32, 3)
         assert (pixels.std(axis=(1, 2, 3)) > 0.1).all()
-        assert found.input.size == 32
+        assert images.input.size == 32
 
     def test_a_folder_flat_or_by_class(self, tmp_path):
         (tmp_path / "flat").mkdir()
@@ -125,8 +116,6 @@ class TestQuality:
         nested = notes.photographs(str(tmp_path / "nested"))
         assert [name.rpartition("/")[2] for name in nested.ids] == ["c.png"]
         assert nested.pixels(0).shape == (224, 224, 3)
-
-    def test_a_missing_folder_is_named(self, tmp_path):
         with pytest.raises(ImageError, match="nowhere"):
             notes.photographs(str(tmp_path / "nowhere"))
 
@@ -142,26 +131,19 @@ class TestPublishedTables:
         assert table["deviation"].to_numpy() == pytest.approx([0, 0.1, 0, 0.1])
         assert table["fits"].tolist() == [True, False, True, False]
         assert notes.share_table(pd.DataFrame({"top1_percent": [33.3]}), 3)["fits"].all()  # 1 of 3, rounded
-
-    def test_every_share_fits(self):
-        counts = np.arange(501)
-        table = notes.share_table(pd.DataFrame({"top1_percent": counts / 5}), 500)
-        assert table["nearest_count"].tolist() == counts.tolist()
-        assert table["deviation"].max() < 1e-9
-        assert table["fits"].all()
+        every = notes.share_table(pd.DataFrame({"top1_percent": np.arange(501) / 5}), 500)
+        assert every["nearest_count"].tolist() == list(range(501))
+        assert every["fits"].all()
+        assert every["deviation"].max() < 1e-9
 
     def test_what_is_odd_in_table_two(self):
         table = published("table2_imagenet_c")
         odd = notes.share_table(table, 500).query("not fits")
         assert odd[["corruption", "severity"]].to_numpy().tolist() == [["gaussian_noise", 4]]
-        rising = notes.rise_table(table, 500).set_index("corruption")
+        rising = notes.rise_table(table.iloc[::-1], 500).set_index("corruption")  # severities are put in order first
         assert set(rising.index) == {"motion_blur", "brightness"}
         assert rising.loc["motion_blur", ["from", "to", "images"]].tolist() == [4, 5, 44]
         assert rising.loc["motion_blur", "rise"] == pytest.approx(8.8)
-
-    def test_severities_are_put_in_order_first(self):
-        table = pd.DataFrame({"corruption": "fog", "severity": [3, 1, 2], "top1_percent": [70.0, 90, 80]})
-        assert notes.rise_table(table, 500).empty
 
     def test_released_means_follow_from_the_released_counts(self):
         drop = published("released_feature_drop").set_index(["perturbation", "level"])["mean_drop"]
@@ -174,18 +156,11 @@ class TestPublishedTables:
 
 
 class TestRollouts:
-    def test_uniform_distance_of_two_by_two_patches(self):
-        expected = 16 * (0 + 1 + 1 + np.sqrt(2)) / 4
-        assert uniform_distance(patch_distances(2, 16)) == pytest.approx(expected)
-
-    def test_same_and_opposite_order(self):
+    def test_agreement_of_same_and_opposite_order_and_by_hand(self):
         scores = np.random.default_rng(0).random((3, 8))
-        assert notes.rank_correlation(scores, scores**3) == pytest.approx(1)
-        assert notes.rank_correlation(scores, -scores) == pytest.approx(-1)
-        assert notes.shared_patches(scores, scores**3, 50) == 1
-        assert notes.shared_patches(scores, -scores, 50) == 0
-
-    def test_shared_patches_by_hand(self):
+        for other, correlation, share in ((scores**3, 1, 1), (-scores, -1, 0)):
+            assert notes.rank_correlation(scores, other) == pytest.approx(correlation)
+            assert notes.shared_patches(scores, other, 50) == share
         first, second = np.array([[4.0, 3, 2, 1]]), np.array([[4.0, 1, 3, 2]])
         assert notes.shared_patches(first, second, 50) == 0.5
         assert notes.shared_patches(first, second, 25) == 1

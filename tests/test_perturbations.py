@@ -1,35 +1,34 @@
 """Blur against OpenCV, PSNR and SSIM against scikit-image and by hand; which patches are masked, and with what."""
 
+import importlib
+import sys
 from itertools import pairwise
 
 import cv2
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
+from mae_helpers import perturbations as package
 from mae_helpers.images.sets import ImageSet
-from mae_helpers.perturbations.levels import (
-    BLUR,
+from mae_helpers.perturbations import corruptions, imagenet_c  # noqa: F401 - those that a test imports anew
+from mae_helpers.perturbations.blur import BLUR, GaussianBlur, blur, blur_levels
+from mae_helpers.perturbations.levels import Clean, Unchanged, pictures
+from mae_helpers.perturbations.occlusion import (
     FILLS,
     OCCLUSION_PERCENT,
     RANKINGS,
-    Clean,
-    GaussianBlur,
     Occlusion,
-    blur,
-    blur_levels,
     occlude,
     occlusion_levels,
-    psnr,
     ranked,
-    ssim,
 )
+from mae_helpers.perturbations.quality import psnr, quality_table, ssim
 from mae_helpers.profile.settings import Input
 from mae_helpers.verdicts.published import published
 
-COLOUR = np.float32([0.2, 0.4, 0.6])
+COLOUR, NAN = np.float32([0.2, 0.4, 0.6]), float("nan")
 
 
 def noise(size=56, seed=0):
@@ -78,9 +77,6 @@ def test_blur_of_a_point_by_hand():
     expected = np.zeros((9, 9))
     expected[3:6, 3:6] = np.outer(line, line)
     np.testing.assert_allclose(blur(point, 3, 2)[..., 1], expected, atol=1e-7)
-
-
-def test_blur_keeps_a_flat_image():
     np.testing.assert_allclose(blur(np.full((16, 16, 3), 0.3, np.float32), 11, 5), 0.3, rtol=1e-6)
 
 
@@ -92,27 +88,27 @@ def test_blur_levels_are_those_of_table_1():
     assert list(levels) == ["clean", *table.index]
     assert levels.pop("clean") == Clean()
     assert {level: (found.kernel_size, found.sigma) for level, found in levels.items()} == BLUR
-
-
-def test_blur_levels_can_be_chosen():
     assert blur_levels(["X", "I"]) == {"clean": Clean(), "X": GaussianBlur(11, 5.0), "I": GaussianBlur(5, 1.0)}
 
 
-def test_unknown_blur_level_is_named():
-    with pytest.raises(ValueError, match=r"\['XI'\] are unknown; use some of I, II"):
-        blur_levels(["I", "XI"])
+REFUSALS = [
+    *((lambda size=size: GaussianBlur(size, 1.0), f"kernel size {size} must be odd") for size in (4, 0, -1)),
+    *((lambda sigma=sigma: GaussianBlur(5, sigma), f"sigma {sigma} must be above 0") for sigma in (0, -2.5, NAN)),
+    *((lambda percent=percent: Occlusion(percent), f"occlusion of {percent} %") for percent in (-0.1, 101, NAN)),
+    (lambda: blur_levels(["I", "XI"]), r"\['XI'\] are unknown; use some of I, II"),
+    (lambda: blur_levels([]), r"\[\] are unknown; use some of I, II"),
+    (lambda: Occlusion(50, "rollout"), "ranking 'rollout' is unknown; use one of cls_rollout, patch_rollout, random"),
+    (
+        lambda: Occlusion(50, fill="white"),
+        "fill 'white' is unknown; use one of mean_colour, black, image_mean, blurred",
+    ),
+]
 
 
-@pytest.mark.parametrize("size", [4, 0, -1])
-def test_kernel_size_that_is_not_odd_and_positive_is_named(size):
-    with pytest.raises(ValueError, match=f"kernel size {size} must be odd"):
-        GaussianBlur(size, 1.0)
-
-
-@pytest.mark.parametrize("sigma", [0, -2.5, float("nan")])
-def test_sigma_that_is_not_positive_is_named(sigma):
-    with pytest.raises(ValueError, match=f"sigma {sigma} must be above 0"):
-        GaussianBlur(5, sigma)
+@pytest.mark.parametrize(("make", "message"), REFUSALS)
+def test_a_setting_that_no_perturbation_can_have_is_named(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
 
 
 @pytest.mark.parametrize(("offset", "decibel"), [(0.1, 20), (0.01, 40), (1, 0)])
@@ -139,34 +135,32 @@ def test_ssim_of_constant_images_by_hand():
     assert ssim(*images) == pytest.approx((2 * low * high + c1) / (low**2 + high**2 + c1))
 
 
-@pytest.mark.parametrize("size", [5, 7, 11])
-def test_quality_falls_as_sigma_grows(size):
-    blurred = [blur(smooth_noise(), size, sigma) for sigma in (0.5, 1, 2, 4, 9)]
+WORSE = [
+    *([(size, sigma) for sigma in (0.5, 1, 2, 4, 9)] for size in (5, 7, 11)),
+    [(size, 5) for size in (3, 5, 7, 11)],
+]
+
+
+@pytest.mark.parametrize("settings", WORSE)
+def test_quality_falls_as_sigma_or_the_kernel_grows(settings):
     for measure in (psnr, ssim):
-        values = [measure(smooth_noise(), image) for image in blurred]
+        values = [measure(smooth_noise(), blur(smooth_noise(), *one)) for one in settings]
         assert all(before > after for before, after in pairwise(values))
 
 
-def test_quality_falls_as_the_kernel_grows():
-    values = [psnr(smooth_noise(), blur(smooth_noise(), size, 5)) for size in (3, 5, 7, 11)]
-    assert values == sorted(values, reverse=True)
+def test_the_table_of_quality_has_means_over_images(tiny_images):
+    levels = blur_levels(["X", "I"])
+    found = quality_table(tiny_images, levels)
+    assert found["level"].tolist() == ["clean", "X", "I"]
+    pairs = [(image[0], image[1]) for image in pictures(tiny_images, {"clean": Clean(), "X": levels["X"]})]
+    for name, measure in (("psnr_db", psnr), ("ssim", ssim)):
+        assert found[name][1] == pytest.approx(np.mean([measure(*pair) for pair in pairs]))
+    assert found["ssim"][0] == 1
 
 
-def test_clean_changes_nothing():
-    assert np.array_equal(Clean().change(None, {})(noise(), "any"), noise())
-
-
-@pytest.mark.parametrize("percent", [-0.1, 101, float("nan")])
-def test_percent_out_of_range_is_named(percent):
-    with pytest.raises(ValueError, match=f"occlusion of {percent} %"):
-        Occlusion(percent)
-
-
-def test_unknown_ranking_and_fill_are_named():
-    with pytest.raises(ValueError, match="ranking 'rollout' is unknown; use one of cls_rollout, patch_rollout, random"):
-        Occlusion(50, "rollout")
-    with pytest.raises(ValueError, match="fill 'white' is unknown; use one of mean_colour, black, image_mean, blurred"):
-        Occlusion(50, fill="white")
+@pytest.mark.parametrize("level", [Clean(), Unchanged()])
+def test_what_is_clean_or_unchanged_stays_as_it_is(level):
+    assert np.array_equal(level.change(None, {})(noise(), "any"), noise())
 
 
 def test_patches_rank_from_high_to_low_with_ties_by_index():
@@ -234,7 +228,8 @@ def test_mean_colour_is_exactly_zero_after_the_normalisation(tiny_images):
 @pytest.mark.parametrize("mean", [[0.485, 0.456, 0.406], [0.5] * 3, [0.2860] * 3])
 def test_mean_colour_is_exactly_zero_for_the_models_at_hand(mean):
     settings = Input(size=32, mean=mean, std=[0.229, 0.224, 0.225])
-    one = ImageSet(["a"], np.zeros(1, int), np.array(["x"]), lambda row: Image.new("RGB", (32, 32), "red"), settings)
+    red = np.float32([[[1, 0, 0]]] * 32 * 32).reshape(32, 32, 3)
+    one = ImageSet(["a"], np.zeros(1, int), np.array(["x"]), lambda row: red, settings)
     change = Occlusion(100).change(one, rollouts(images=1))
     assert torch.equal(one.changed(change).tensor([0]), torch.zeros(1, 3, 32, 32))
 
@@ -296,18 +291,27 @@ def test_occlusion_levels_start_with_the_clean_image():
     assert list(occlusion_levels("cls_rollout", [50, 25])) == [0, 50, 25]
 
 
-def test_head_features_are_recorded_for_the_papers_ranking_alone():
+def test_head_features_are_recorded_for_the_papers_ranking_and_all_that_is_for_clean_images():
     assert RANKINGS == ("cls_rollout", "patch_rollout", "random")
     measures = [Occlusion(50, ranking).measures for ranking in RANKINGS]
     assert measures == [("prediction", "embedding", "heads"), ("prediction", "embedding"), ("prediction", "embedding")]
-
-
-def test_what_is_recorded_of_clean_images_covers_what_any_perturbation_records():
-    for perturbation in (GaussianBlur(5, 1.0), Occlusion(50), Occlusion(50, "random")):
-        assert set(perturbation.measures) <= set(Clean().measures)
-    assert {"cls_rollout", "patch_rollout"} <= set(Clean().measures)
+    assert {*measures[0], *GaussianBlur(5, 1.0).measures, "cls_rollout", "patch_rollout"} <= set(Clean().measures)
+    assert "own_prediction" in Unchanged().measures
 
 
 def test_levels_have_names_of_their_own():
     found = [*blur_levels().values(), *(Occlusion(p, ranking) for p in (10, 12.5, 90) for ranking in RANKINGS)]
     assert len({perturbation.name for perturbation in found}) == len(found)
+
+
+def test_numba_and_scikit_image_are_imported_where_something_is_corrupted_or_measured_alone(monkeypatch):
+    for library in ("imagecorruptions", "numba", "skimage", "skimage.metrics"):
+        monkeypatch.setitem(sys.modules, library, None)  # to import it is an error
+    names = ("levels", "blur", "occlusion", "corruptions", "imagenet_c", "quality")
+    for name in names:
+        monkeypatch.setattr(package, name, getattr(package, name))  # what is imported anew is forgotten again
+        monkeypatch.delitem(sys.modules, f"{package.__name__}.{name}")
+    for name in names[:-1]:
+        importlib.import_module(f"{package.__name__}.{name}")
+    with pytest.raises(ImportError, match="skimage"):
+        importlib.import_module(f"{package.__name__}.quality")

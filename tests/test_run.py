@@ -6,75 +6,99 @@ import signal
 import subprocess
 import sys
 import threading
+import time
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
+import nbformat
 import pytest
+import yaml
+from papermill.iorw import read_yaml_file
 from papermill.translators import PythonTranslator
+from test_notebooks import write_notebook
 
 from mae_helpers.encoder import weights as checkpoints
 from mae_helpers.images import sets as images
+from mae_helpers.profile.parameters import parse_value
 from mae_helpers.profile.settings import load_profile
 from mae_helpers.run import command as run
 from mae_helpers.run import notebooks
 from mae_helpers.run import tables as results
 
+CHAPTERS = [path.stem for path in notebooks.find([])]
+LIGHT = """
+import runpy, sys
+try:
+    runpy.run_module("mae_helpers.run", run_name="__main__")
+except SystemExit as end:
+    print(end.code, *sorted({"torch", "timm", "pandas", "papermill", "nbformat", "numpy"} & {*sys.modules}))
+"""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "told"),
+    [
+        (["--help"], "0", ["usage: python -m mae_helpers.run"]),
+        (["--profile", "dmeo"], "1", ["error: unknown profile 'dmeo'", "demo, paper"]),
+        (["-p", "images_per_clas", "3"], "1", ["'images_per_clas' is unknown", "images_per_class"]),
+        (["03", "-p", "k", "many"], "1", ["error: parameter 'k' is 'many'; use whole numbers"]),
+        (["77"], "1", ["no notebook '77'", "03_principal_angles"]),
+        (["--jobs", "0"], "1", ["--jobs 0: use 1 or more"]),
+    ],
+)
+def test_a_wrong_command_line_is_answered_without_what_takes_seconds_to_import(arguments, status, told):
+    done = subprocess.run([sys.executable, "-c", LIGHT, *arguments], capture_output=True, text=True)
+    assert done.stdout.splitlines()[-1] == status, "nothing heavy was imported"
+    assert all(words in done.stdout + done.stderr for words in told)
+
 
 @pytest.fixture
-def nothing_runs(monkeypatch):
-    """Fail the test if a notebook is executed."""
-
-    def execute(source, *_):
-        pytest.fail(f"{source} was run")
-
-    monkeypatch.setattr(notebooks, "execute", execute)
-
-
-@pytest.mark.usefixtures("nothing_runs")
-class TestBadInput:
-    def refuse(self, capsys, tmp_path, *arguments):
-        assert run.main([*arguments, "--out", str(tmp_path / "out")]) != 0
-        return capsys.readouterr().err
-
-    def test_unknown_profile(self, capsys, tmp_path):
-        error = self.refuse(capsys, tmp_path, "--profile", "dmeo")
-        assert "unknown profile 'dmeo'" in error
-        assert "demo" in error
-
-    def test_unknown_parameter(self, capsys, tmp_path):
-        error = self.refuse(capsys, tmp_path, "-p", "images_per_clas", "3")
-        assert "'images_per_clas' is unknown" in error
-        assert "images_per_class" in error
-
-    def test_unknown_notebook(self, capsys, tmp_path):
-        assert "no notebook '77'" in self.refuse(capsys, tmp_path, "77")
-
-    def test_absent_gpu(self, capsys, tmp_path):
-        error = self.refuse(capsys, tmp_path, "--device", "cuda:63")
-        assert "'cuda:63'" in error
-        assert "--device cpu" in error
-
-    def test_missing_image_folder(self, capsys, tmp_path, tiny_profile):
-        path = tiny_profile(images={"source": "folders", "folder": "nowhere"}, three_classes=None)
-        error = self.refuse(capsys, tmp_path, "--profile", str(path))
-        assert "nowhere: no such folder" in error
-
-    def test_wrong_bundled_images(self, capsys, tmp_path, monkeypatch):
-        monkeypatch.setattr(images, "DEMO_SHA256", "0" * 64)
-        error = self.refuse(capsys, tmp_path)
-        assert "SHA-256" in error
-        assert "build_images" in error
-
-    def test_missing_checkpoint(self, capsys, tmp_path, monkeypatch):
-        monkeypatch.setattr(checkpoints, "WEIGHTS", tmp_path)
-        assert "mae_pretrained.safetensors: no such checkpoint" in self.refuse(capsys, tmp_path)
+def ran(monkeypatch):
+    """The names of the chapters that would be run: none is, and no input is opened for them."""
+    names = []
+    monkeypatch.setattr(notebooks, "execute", lambda source, *_: names.append(source.stem))
+    monkeypatch.setattr(run, "check_inputs", lambda *_: None)
+    return names
 
 
-def test_values_from_the_command_line():
-    assert run.parse_value("10") == 10
-    assert run.parse_value("0.75") == 0.75
-    assert run.parse_value("true") is True
-    assert run.parse_value("[1, 2]") == [1, 2]
-    assert run.parse_value("euclidean") == "euclidean"
+def refused(capsys, tmp_path, *arguments):
+    assert run.main([*arguments, "--out", str(tmp_path / "out"), "--results", str(tmp_path / "r")]) == 1
+    assert not (tmp_path / "out").exists()
+    return capsys.readouterr().err
+
+
+def test_wrong_inputs_are_refused_before_a_chapter_runs(capsys, tmp_path, tiny_profile, monkeypatch):
+    error = refused(capsys, tmp_path, "--device", "cuda:63")
+    assert "'cuda:63'" in error
+    assert "--device cpu" in error
+    path = tiny_profile(images={"source": "folders", "folder": "nowhere"}, three_classes=None)
+    assert "nowhere: no such folder" in refused(capsys, tmp_path, "--profile", str(path))
+    with monkeypatch.context() as patch:
+        patch.setattr(images, "DEMO_SHA256", "0" * 64)
+        error = refused(capsys, tmp_path)
+    assert "SHA-256" in error
+    assert "build_images" in error
+    monkeypatch.setattr(checkpoints, "WEIGHTS", tmp_path)
+    assert "mae_pretrained.safetensors: no such checkpoint" in refused(capsys, tmp_path)
+
+
+@pytest.mark.parametrize("name", ["../../up", "..", "/root", "a/b"])
+def test_the_name_of_a_profile_does_not_lead_out_of_the_folders(name, tiny_profile, tmp_path, capsys):
+    path = tiny_profile()
+    path.write_text(path.read_text().replace("name: tiny", f"name: {name}"))
+    error = refused(capsys, tmp_path, "05", "--profile", str(path))
+    assert f"name is {name!r}; folders are called by it" in error
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [("10", 10), ("0.75", 0.75), ("true", True), ("[1, 2]", [1, 2]), ("euclidean", "euclidean")]
+    + [(same, same) for same in ("2020-01-01", "!!set {a, b}", "!!binary aGk=", "{1: 2020-01-01}", "[[a", "&a [*a]")],
+)
+def test_values_from_the_command_line(text, value):
+    """What is no value of a notebook stays text."""
+    assert parse_value(text) == value
 
 
 NASTY = [
@@ -90,167 +114,191 @@ NASTY = [
 
 @pytest.mark.parametrize("text", NASTY)
 def test_a_parameter_is_a_value_and_never_code(text, tmp_path, monkeypatch):
-    """As papermill writes it into the notebook, in its own cell."""
-    monkeypatch.chdir(tmp_path)
-    for value in (run.parse_value(text), text, [text], {text: text}):
-        found = {}
-        exec(PythonTranslator.codify({"parameter": value}), found)
-        assert found["parameter"] == value
-    assert not list(tmp_path.iterdir())
-
-
-@pytest.mark.parametrize("text", ["2020-01-01", "!!set {a, b}", "!!binary aGk=", "{1: 2020-01-01}", "[[a", "&a [*a]"])
-def test_what_is_no_value_of_a_notebook_stays_text(text):
-    assert run.parse_value(text) == text
-
-
-def test_the_environment_of_a_chapter_is_set_and_never_run(tmp_path, monkeypatch):
-    """As the kernel's command line has it: a folder's name may hold anything."""
-    name = "a'b\"; import os; os.system('touch sprung') #\n${HOME} $(touch sprung)"
-    seen, [path] = {}, notebooks.find(["01"])
-
-    def execute(source, target, **options):
-        seen.update(options)
-        Path(target).write_bytes(path.read_bytes())
-
-    monkeypatch.setattr(notebooks.papermill, "execute_notebook", execute)
-    notebooks.execute(path, tmp_path / "a.ipynb", {}, {}, {"SPRUNG": name})
-    [line] = [text for text in seen["extra_arguments"] if "exec_lines" in text]
+    """As papermill reads it from a file, and writes it into the notebook, in its own cell."""
     (tmp_path / "empty").mkdir()
     monkeypatch.chdir(tmp_path / "empty")
-    monkeypatch.setenv("SPRUNG", "")
-    exec(line.partition("exec_lines=")[2].partition("; from mae_helpers")[0])
-    assert os.environ["SPRUNG"] == name
+    for value in (parse_value(text), text, [text], {text: text}):
+        (tmp_path / "values.yaml").write_text(yaml.safe_dump({"parameter": value}))
+        read, found = read_yaml_file(str(tmp_path / "values.yaml")), {}
+        exec(PythonTranslator.codify(read), found)
+        assert found["parameter"] == value
     assert not list(Path().iterdir())
 
 
-@pytest.mark.parametrize("name", ["../../up", "..", "/root", "a/b"])
-def test_the_name_of_a_profile_does_not_lead_out_of_the_folders(name, tiny_profile, tmp_path, capsys):
-    path = tiny_profile()
-    path.write_text(path.read_text().replace("name: tiny", f"name: {name}"))
-    where = ["--out", str(tmp_path / "out"), "--results", str(tmp_path / "r")]
-    assert run.main(["05", "--profile", str(path), *where]) == 1
-    assert f"name is {name!r}; folders are called by it" in capsys.readouterr().err
-    assert not (tmp_path / "out").exists()
+ODD = "a'b\"; import os; os.system('touch sprung') #\n${HOME} $(touch sprung)"
+TELLS = "import os, sys\nprint([sys.executable, os.environ['ODD'], os.environ['OMP_NUM_THREADS'], x])"
+KILLED = "import os, signal\nos.kill(os.getpid(), signal.SIGKILL)"
 
 
-def test_failed_chapter_stops_the_book_but_not_the_others(monkeypatch, tmp_path, capsys):
-    ran = []
-
-    def execute(source, target, *_):
-        ran.append(source.stem)
-        if source.stem.startswith("02"):
-            raise notebooks.NotebookError(f"{source.stem}: ValueError: made up")
-
-    monkeypatch.setattr(notebooks, "execute", execute)
-    monkeypatch.setattr(run, "check_inputs", lambda *_: None)
-    status = run.main(["--out", str(tmp_path), "--results", str(tmp_path / "results"), "--jobs", "1"])
-    error = capsys.readouterr().err
-    assert status == 1
-    assert sorted(ran) == [path.stem for path in notebooks.find([])]
-    assert "02_attention_distance: ValueError: made up" in error
-    assert "no book was built" in error
-
-
-def test_other_data_give_every_chapter_another_fingerprint(monkeypatch, tmp_path):
-    demo, marks = load_profile("demo"), {"one": {}, "two": {}}
-    monkeypatch.setattr(run, "check_inputs", lambda *_: None)
-    for data, found in marks.items():
-        monkeypatch.setattr(results, "data_fingerprint", lambda _, data=data: data)
-        monkeypatch.setattr(
-            notebooks,
-            "execute",
-            lambda source, target, parameters, mark, *_, found=found: found.update({source.stem: mark["fingerprint"]}),
-        )
-        assert run.Run(demo, [], {}, "cpu", tmp_path, str(tmp_path / "results")).all(1)
-        assert json.loads((tmp_path / "results" / "demo" / "run.json").read_text())["data"] == data
-    assert sorted(marks["one"]) == sorted(marks["two"]) == [path.stem for path in notebooks.find([])]
-    assert not set(marks["one"].values()) & set(marks["two"].values())
+@pytest.fixture(scope="module")
+def small(tmp_path_factory):
+    """A run of four small chapters: one fails, one kills itself; what the machine calls its kernel is none."""
+    root = tmp_path_factory.mktemp("small")
+    for name, code in {
+        "01_tells": TELLS,
+        "02_killed": KILLED,
+        "03_wrong": "raise ValueError(f'x is {x}')",
+        "04_after": "x",
+    }.items():
+        write_notebook(root / "notebooks" / f"{name}.ipynb", "x = 1", code)
+    (root / "kernels" / "python3").mkdir(parents=True)
+    (root / "kernels" / "python3" / "kernel.json").write_text(
+        json.dumps({"argv": ["false"], "display_name": "Python 3", "language": "python"})
+    )
+    older, told = root / "out" / "executed" / "demo" / "03_wrong.ipynb", []
+    older.parent.mkdir(parents=True)
+    older.write_text((root / "notebooks" / "03_wrong.ipynb").read_text())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(notebooks, "find", partial(notebooks.find, folder=root / "notebooks"))
+        patch.setattr(run, "check_inputs", lambda *_: None)
+        patch.setattr("builtins.print", lambda *words, **_: told.append(" ".join(words)))
+        patch.setenv("ODD", ODD)
+        patch.setenv("JUPYTER_PATH", str(root))
+        where = ["--out", str(root / "out"), "--results", str(root / "results"), "-p", "x", "7", "--device", "cpu"]
+        status = run.main(where)
+        again = run.main([*where, "01", "04", "--no-book"])
+    entries = results.read_run(root / "results" / "demo")["notebooks"]
+    return SimpleNamespace(root=root, status=status, again=again, told="\n".join(told), entries=entries, older=older)
 
 
-def test_second_run_redoes_nothing(tiny_run, monkeypatch, capsys):
+def test_a_chapter_that_fails_or_is_killed_is_named_and_the_others_go_on(small):
+    assert small.status == 1
+    assert "error: 02_killed: its process was killed, most often for want of memory" in small.told
+    assert "error: 03_wrong: ValueError: x is 7\n" in small.told
+    assert "no book was built: a chapter failed" in small.told
+    assert sorted(small.entries) == ["01_tells", "04_after"]
+
+
+def test_a_failure_keeps_the_copy_for_reading_and_the_older_result(small):
+    for name in ("02_killed", "03_wrong"):
+        failed = small.older.parent / "failed" / f"{name}.ipynb"
+        assert f"read it in {failed}" in small.told
+        assert notebooks.complaint(failed, "demo")
+    outputs = [cell.get("outputs", []) for cell in nbformat.read(failed, 4).cells]
+    assert "x is 7" in str(outputs[-1]), "the traceback"
+    assert small.older.read_text() == (small.root / "notebooks" / "03_wrong.ipynb").read_text()
+
+
+def test_a_chapter_runs_in_this_interpreter_with_the_environment_as_it_is(small):
+    copy = nbformat.read(small.older.with_name("01_tells.ipynb"), 4)
+    threads = str(max(1, (os.cpu_count() or 1) // run.default_jobs("cpu")))
+    assert copy.cells[-1].outputs[0].text.strip() == repr([sys.executable, ODD, threads, 7])
+    assert [cell.metadata.tags for cell in copy.cells[:2]] == [["parameters"], ["injected-parameters", "hide-input"]]
+    assert not list(small.root.rglob("sprung"))
+
+
+def test_what_a_chapter_took_is_told(small):
+    entry = small.entries["01_tells"]
+    assert entry["seconds"] > 0
+    assert 20 < entry["peak_memory_mb"] < 500
+    assert entry["parameters"] == {"x": 7}
+
+
+def test_what_is_current_is_not_run_again(small):
+    assert small.again == 0
+    assert small.told.endswith("demo: 2 of 2 notebooks are up to date")
+
+
+INTERRUPTED = """
+import signal, sys
+from functools import partial
+from pathlib import Path
+from mae_helpers.run import command, notebooks
+notebooks.find = partial(notebooks.find, folder=Path(sys.argv[1]))
+command.check_inputs = lambda *_: None
+signal.signal(signal.SIGINT, signal.default_int_handler)  # where the tests themselves run in the background
+command.main(["--out", sys.argv[1], "--results", sys.argv[1], "--device", "cpu"])
+"""
+
+
+def is_alive(process):
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def test_an_interrupt_stops_at_once_and_the_chapters_with_it(tmp_path):
+    code = "import os, pathlib, time\npathlib.Path('pid').write_text(str(os.getpid()))\ntime.sleep(600)"
+    write_notebook(tmp_path / "01_waits.ipynb", "x = 1", code)
+    call = [sys.executable, "-c", INTERRUPTED, str(tmp_path)]
+    with subprocess.Popen(call, stderr=subprocess.PIPE, text=True) as process:
+        until = time.monotonic() + 120
+        while not ((tmp_path / "pid").exists() and (tmp_path / "pid").read_text()) and time.monotonic() < until:
+            time.sleep(0.1)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(timeout=20) == 130
+        assert "stopped: what was finished is kept" in process.stderr.read()
+    kernel, until = int((tmp_path / "pid").read_text()), time.monotonic() + 20
+    while is_alive(kernel) and time.monotonic() < until:
+        time.sleep(0.1)
+    assert not is_alive(kernel)
+
+
+def whole(folder):
+    return run.Run(load_profile("demo"), [], {}, "cpu", folder, str(folder / "results"))
+
+
+def test_chapters_that_read_tables_come_late_and_the_status_of_the_run_last(ran, tmp_path):
+    assert whole(tmp_path).all(2)
+    assert ran[-2:] == ["10_scorecard", "91_status"]
+    assert sorted(ran) == CHAPTERS
+
+
+def test_two_chapters_run_side_by_side(ran, monkeypatch, tmp_path):
+    meeting = threading.Barrier(2, timeout=20)
+    monkeypatch.setattr(notebooks, "execute", lambda *_: meeting.wait())
+    assert run.Run(load_profile("demo"), ["01", "02"], {}, "cpu", tmp_path, str(tmp_path / "results")).all(2)
+
+
+def tiny(tiny_run, **more):
     from conftest import TINY_RUN
 
-    monkeypatch.setattr(notebooks, "execute", lambda source, *_: pytest.fail(f"{source} was run again"))
-    assert run.Run(tiny_run.profile, [], TINY_RUN, "cpu", tiny_run.out, str(tiny_run.out / "results")).all(1)
-    count = len(notebooks.find([]))
-    assert f"{count} of {count} notebooks are up to date" in capsys.readouterr().err
+    return run.Run(tiny_run.profile, [], TINY_RUN | more, "cpu", tiny_run.out, str(tiny_run.out / "results"))
 
 
-def test_changed_parameter_redoes_the_chapters_that_take_it(tiny_run, monkeypatch):
-    from conftest import TINY_RUN
-
-    ran = []
-    monkeypatch.setattr(notebooks, "execute", lambda source, *_: ran.append(source.stem))
-    monkeypatch.setattr(run, "check_inputs", lambda *_: None)
-    monkeypatch.setattr(run.results, "record_run", lambda *_, **__: None)
-    run.Run(tiny_run.profile, [], TINY_RUN | {"k": 4}, "cpu", tiny_run.out, str(tiny_run.out / "results")).all(1)
+def test_a_second_run_redoes_nothing_and_a_changed_parameter_the_chapters_that_take_it(
+    tiny_run, ran, capsys, monkeypatch
+):
+    assert tiny(tiny_run).all(1)
+    assert not ran
+    assert f"{len(CHAPTERS)} of {len(CHAPTERS)} notebooks are up to date" in capsys.readouterr().err
+    monkeypatch.setattr(results, "record_run", lambda *_, **__: None)
+    assert tiny(tiny_run, k=4).all(1)
     assert ran == ["03_principal_angles"]
 
 
-def test_chapters_that_read_tables_come_late_and_the_status_of_the_run_last(monkeypatch, tmp_path):
-    ran = []
-    monkeypatch.setattr(notebooks, "execute", lambda source, *_: ran.append(source.stem))
-    monkeypatch.setattr(run, "check_inputs", lambda *_: None)
-    assert run.Run(load_profile("demo"), [], {}, "cpu", tmp_path, str(tmp_path / "results")).all(2)
-    assert ran[-2:] == ["10_scorecard", "91_status"]
-    assert sorted(ran) == [path.stem for path in notebooks.find([])]
+def test_other_data_give_every_chapter_another_fingerprint(ran, monkeypatch, tmp_path):
+    one = whole(tmp_path)
+    monkeypatch.setattr(results, "data_fingerprint", lambda _: "other")
+    two = whole(tmp_path)
+    assert not {one.fingerprint(path) for path in one.paths} & {two.fingerprint(path) for path in two.paths}
+    assert two.all(1)
+    assert json.loads((tmp_path / "results" / "demo" / "run.json").read_text())["data"] == "other"
 
 
 def test_the_scorecard_is_made_anew_where_another_chapters_table_changed(tmp_path):
-    path, profile = notebooks.find(["10"])[0], load_profile("demo")
+    (path, other), profile = notebooks.find(["10", "01"])[::-1], load_profile("demo")
     (tmp_path / "table1_blur.csv").write_text("a")
     before = notebooks.fingerprint(path, profile, {}, "data", tmp_path)
     (tmp_path / "scorecard.csv").write_text("its own")
     assert notebooks.fingerprint(path, profile, {}, "data", tmp_path) == before
     (tmp_path / "table1_blur.csv").write_text("b")
     assert notebooks.fingerprint(path, profile, {}, "data", tmp_path) != before
-    other = notebooks.find(["01"])[0]
-    assert notebooks.fingerprint(other, profile, {}, "data", tmp_path) == notebooks.fingerprint(
-        other, profile, {}, "data"
-    )
-
-
-def test_no_job_at_all_is_refused(capsys, tmp_path):
-    assert run.main(["--jobs", "0", "--out", str(tmp_path)]) == 1
-    assert "--jobs 0: use 1 or more" in capsys.readouterr().err
-
-
-def test_two_chapters_run_side_by_side(monkeypatch, tmp_path):
-    meeting = threading.Barrier(2, timeout=20)
-    monkeypatch.setattr(notebooks, "execute", lambda source, *_: meeting.wait())
-    monkeypatch.setattr(run, "check_inputs", lambda *_: None)
-    assert run.Run(load_profile("demo"), ["01", "02"], {}, "cpu", tmp_path, str(tmp_path / "results")).all(2)
-
-
-def test_an_interrupt_stops_at_once(tmp_path):
-    code = (
-        "import sys, time; from mae_helpers import notebooks, run; run.check_inputs = lambda *_: None\n"
-        "notebooks.execute = lambda *_: (print('running\\n', end='', flush=True), time.sleep(120))\n"
-        "run.main(['--out', sys.argv[1], '--results', sys.argv[1], '--jobs', '2'])"
-    )
-    call = [sys.executable, "-c", code, str(tmp_path)]
-    with subprocess.Popen(call, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
-        assert process.stdout.readline() == "running\n"
-        process.send_signal(signal.SIGINT)
-        assert process.wait(timeout=20) == 130
-        assert "stopped: what was finished is kept" in process.stderr.read()
+    one, two = (notebooks.fingerprint(other, profile, {}, "data", tables) for tables in (tmp_path, None))
+    assert one == two
 
 
 def test_the_status_of_a_run_is_current_until_another_chapter_ran(tiny_run, tmp_path):
-    from conftest import TINY_RUN
-
-    one = run.Run(tiny_run.profile, [], TINY_RUN, "cpu", tiny_run.out, str(tiny_run.out / "results"))
+    one = tiny(tiny_run)
     (status,) = (path for path in one.paths if notebooks.has_tag(path, notebooks.READS_RUN))
     told = json.loads((one.tables / "run.json").read_text())
     assert set(told["notebooks"]) == {path.stem for path in one.paths}
-    arguments = (status, tiny_run.profile, one.parameters[status], one.data)
-    before = notebooks.fingerprint(*arguments, one.tables)
-    (tmp_path / "run.json").write_text(json.dumps(told))
-    assert notebooks.fingerprint(*arguments, tmp_path) == before
-    told["notebooks"][status.stem]["seconds"] += 1
-    (tmp_path / "run.json").write_text(json.dumps(told))
-    assert notebooks.fingerprint(*arguments, tmp_path) == before, "its own entry does not matter"
-    told["notebooks"]["03_principal_angles"]["seconds"] += 1
-    (tmp_path / "run.json").write_text(json.dumps(told))
-    assert notebooks.fingerprint(*arguments, tmp_path) != before
+    now = partial(notebooks.fingerprint, status, tiny_run.profile, one.parameters[status], one.data)
+    before = now(one.tables)
+    for name, changes in {None: False, status.stem: False, "03_principal_angles": True}.items():
+        if name:
+            told["notebooks"][name]["seconds"] += 1
+        (tmp_path / "run.json").write_text(json.dumps(told))
+        assert (now(tmp_path) != before) == changes, "its own entry does not matter"

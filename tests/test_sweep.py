@@ -20,7 +20,8 @@ from mae_helpers.encoder.weights import CheckpointError, load_model
 from mae_helpers.images.sets import open_images
 from mae_helpers.perturbations import levels as perturbations
 from mae_helpers.perturbations.corruptions import Corruption
-from mae_helpers.perturbations.levels import Clean, GaussianBlur, Occlusion, Unchanged, blur_levels, occlusion_levels
+from mae_helpers.perturbations.levels import Clean, Unchanged
+from mae_helpers.perturbations.occlusion import Occlusion, occlusion_levels
 from mae_helpers.profile import files
 from mae_helpers.profile.machine import Compute
 from mae_helpers.run.chapter import Chapter

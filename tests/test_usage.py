@@ -7,7 +7,7 @@ import sys
 
 from mae_helpers.run import usage
 
-CODE = "from mae_helpers import usage; usage.tell_at_exit(); held = bytearray({size}); held[::4096] = b'x' * len(held[::4096])"
+CODE = "from mae_helpers.run import usage; usage.begin(); held = bytearray({size}); held[::4096] = b'x' * len(held[::4096])"
 
 
 def peak_after(tmp_path, size):
@@ -22,14 +22,12 @@ def test_the_peak_counts_what_was_held(tmp_path):
     assert 190 < large - small < 230
 
 
-def test_nothing_is_told_without_a_runner(tmp_path, monkeypatch):
-    monkeypatch.delenv(usage.USAGE_FILE, raising=False)
-    registered = []
-    monkeypatch.setattr(usage.atexit, "register", registered.append)
-    usage.tell_at_exit()
-    assert not registered
+def test_nothing_is_told_without_a_runner(tmp_path):
+    environment = {name: value for name, value in os.environ.items() if name != usage.USAGE_FILE}
+    subprocess.run([sys.executable, "-c", CODE.format(size=1)], env=environment, check=True, cwd=tmp_path)
+    assert not list(tmp_path.iterdir())
 
 
 def test_chapters_tell_it(tiny_run):
-    told = json.loads((tiny_run.out / "results" / "demo" / "run.json").read_text())["notebooks"]
+    told = json.loads((tiny_run.tables / "run.json").read_text())["notebooks"]
     assert all(entry["peak_memory_mb"] > 100 for entry in told.values())

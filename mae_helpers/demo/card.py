@@ -27,44 +27,38 @@ class Card:
     @property
     def probe(self) -> pd.DataFrame:
         """Linear-probe accuracy by layer: model, layer, top1_percent."""
-        found = self.evaluation["probe_percent_by_layer"]
-        return pd.DataFrame({"model": "mae_pretrained", "layer": range(1, len(found) + 1), "top1_percent": found})
+        percent = self.evaluation["probe_percent_by_layer"]
+        return pd.DataFrame({"model": "mae_pretrained", "layer": range(1, len(percent) + 1), "top1_percent": percent})
 
     def recipes(self) -> pd.DataFrame:
         """The recipe stored in each checkpoint, the hours that the stage took, and on what."""
-        rows = {}
-        for stage, rows_of_stage in self.history.groupby("stage", sort=False):
-            recipe = json.loads(self.metadata[stage]["recipe"])
-            hours = rows_of_stage["seconds"].sum() / 3600
-            rows[stage] = recipe | {"hours": round(hours, 2), "device": rows_of_stage["device"].iloc[0]}
-            if "top1_percent" in rows_of_stage:
-                watched = rows_of_stage["top1_percent"].dropna()
-                rows[stage]["top-1 after each epoch (%)"] = ", ".join(f"{value:.1f}" for value in watched) or "none"
-        return pd.DataFrame(rows)
+        columns = {}
+        for stage, rows in self.history.groupby("stage", sort=False):
+            hours, device = round(rows["seconds"].sum() / 3600, 2), rows["device"].iloc[0]
+            columns[stage] = json.loads(self.metadata[stage]["recipe"]) | {"hours": hours, "device": device}
+            if "top1_percent" in rows:
+                watched = ", ".join(f"{value:.1f}" for value in rows["top1_percent"].dropna())
+                columns[stage]["top-1 after each epoch (%)"] = watched or "none"
+        return pd.DataFrame(columns)
 
     def summary(self) -> str:
         """One sentence on the training as a whole."""
         hours, epochs = self.history["seconds"].sum() / 3600, self.history.groupby("stage", sort=False)["epoch"].max()
-        told = ", ".join(f"{stage} {count:.0f}" for stage, count in epochs.items())
         return (
-            f"**Trained for {hours:.1f} hours by the clock, interruptions included, on "
-            f"{self.history['device'].iloc[0]}; passes over the training images: {told}.**"
+            f"**Trained for {hours:.1f} hours by the clock, interruptions included, on {self.history['device'].iloc[0]}; "
+            f"passes over the training images: {', '.join(f'{stage} {count:.0f}' for stage, count in epochs.items())}.**"
         )
 
     def floors(self) -> str:
         """Measured accuracies beside the floors that a well-trained demo should reach, as a Markdown table."""
         measured = self.evaluation | {"probe_percent": max(self.evaluation["probe_percent_by_layer"])}
-        lines = [
-            f"On the first {self.evaluation['test_images']:,} of the 10,000 test images:",
-            "",
-            "| | measured | floor | reached |",
-            "|---|---|---|---|",
+        rows = [
+            f"| {name} | {measured[key]:.1f} % | {floor:.0f} % | {'yes' if measured[key] >= floor else 'no'} |"
+            for name, (key, floor) in FLOORS.items()
         ]
-        for name, (key, floor) in FLOORS.items():
-            reached = "yes" if measured[key] >= floor else "no"
-            lines.append(f"| {name} | {measured[key]:.1f} % | {floor:.0f} % | {reached} |")
-        note = f"The probe was fitted on the first {self.evaluation['probe_images']:,} training images."
-        return "\n".join([*lines, "", note])
+        head = f"On the first {measured['test_images']:,} of the 10,000 test images:"
+        note = f"The probe was fitted on the first {measured['probe_images']:,} training images."
+        return "\n".join([head, "", "| | measured | floor | reached |", "|---|---|---|---|", *rows, "", note])
 
 
 def load_card() -> Card:
@@ -73,9 +67,5 @@ def load_card() -> Card:
     for path in sorted(WEIGHTS.glob("*.safetensors")):
         with safe_open(path, "np") as file:
             metadata[file.metadata()["stage"]] = file.metadata()
-    return Card(
-        pd.read_csv(WEIGHTS / "history.csv"),
-        json.loads((WEIGHTS / "evaluation.json").read_text()),
-        pd.read_csv(WEIGHTS / "per_class.csv"),
-        metadata,
-    )
+    history, per_class = (pd.read_csv(WEIGHTS / f"{name}.csv") for name in ("history", "per_class"))
+    return Card(history, json.loads((WEIGHTS / "evaluation.json").read_text()), per_class, metadata)

@@ -13,21 +13,11 @@ from PIL import Image
 from torch import Tensor
 
 from mae_helpers.demo.model import IMAGE_SIZE
+from mae_helpers.images.sets import DEMO_CLASSES
 
 MEAN, STD = 0.286, 0.353  # of the training split's pixels, scaled to [0, 1]
 FOLDERS = ("/usr/share/datasets/fashion-mnist", "data/FashionMNIST/raw")
-CLASSES = (
-    "T-shirt/top",
-    "Trouser",
-    "Pullover",
-    "Dress",
-    "Coat",
-    "Sandal",
-    "Shirt",
-    "Sneaker",
-    "Bag",
-    "Ankle boot",
-)
+CLASSES = tuple(DEMO_CLASSES)
 
 
 def find_folder(folder: str | None = None) -> Path:
@@ -52,8 +42,7 @@ def read_idx(path: Path) -> np.ndarray:
 
 def load_split(split: str, folder: str | None = None) -> tuple[np.ndarray, np.ndarray]:
     """Images (n, 28, 28) and labels (n,) as bytes of the split `train` (60,000) or `t10k` (10,000)."""
-    place = find_folder(folder)
-    return read_idx(place / f"{split}-images-idx3-ubyte"), read_idx(place / f"{split}-labels-idx1-ubyte")
+    return tuple(read_idx(find_folder(folder) / f"{split}-{kind}-ubyte") for kind in ("images-idx3", "labels-idx1"))
 
 
 def enlarge(images: np.ndarray) -> np.ndarray:

@@ -6,6 +6,7 @@ weights, and copies the training histories there. Needs Fashion-MNIST (see `mae_
 
 import argparse
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -15,44 +16,46 @@ from sklearn.linear_model import RidgeClassifierCV
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor
 
 from mae_helpers.demo import WEIGHTS
 from mae_helpers.demo.data import CLASSES, enlarge, load_split, to_rgb
 from mae_helpers.demo.train import MODEL_NAMES
 from mae_helpers.encoder.walk import mean_patch, walk
-from mae_helpers.encoder.weights import load_model, pick_device
+from mae_helpers.encoder.weights import load_model
 from mae_helpers.profile.files import write_whole
+from mae_helpers.profile.machine import pick_device
 from mae_helpers.profile.progress import progress
 from mae_helpers.profile.settings import load_profile
 
 BATCH = 250
 
 
+def batches(images: np.ndarray, device: torch.device, label: str) -> Iterator[Tensor]:
+    """Grey images (n, 28, 28) as the models take them, some at a time: (B, 3, 56, 56)."""
+    parts = torch.from_numpy(enlarge(images)).split(BATCH)
+    return (to_rgb(part.to(device)) for part in progress(parts, label, len(parts)))
+
+
 def predictions(model: VisionTransformer, images: np.ndarray, device: torch.device) -> np.ndarray:
     """Predicted classes (n,) of grey images (n, 28, 28), all patches visible."""
-    batches = torch.from_numpy(enlarge(images)).split(BATCH)
     with torch.inference_mode():
-        found = [model(to_rgb(batch.to(device))).argmax(1).cpu() for batch in progress(batches, "test", len(batches))]
-    return torch.cat(found).numpy()
+        return np.concatenate([model(batch).argmax(1).cpu().numpy() for batch in batches(images, device, "test")])
 
 
 def layer_features(model: VisionTransformer, images: np.ndarray, device: torch.device) -> np.ndarray:
     """Mean patch tokens of every layer, (layers, n, D), all patches visible."""
-    batches = torch.from_numpy(enlarge(images)).split(BATCH)
-    parts = []
-    for batch in progress(batches, "features", len(batches)):
-        states = walk(model, to_rgb(batch.to(device)))
-        parts.append(np.stack([mean_patch(state).float().cpu().numpy() for state in states]))
+    parts = [
+        np.stack([mean_patch(state).float().cpu().numpy() for state in walk(model, batch)])
+        for batch in batches(images, device, "features")
+    ]
     return np.concatenate(parts, axis=1)
 
 
-def probe_by_layer(train: np.ndarray, labels: np.ndarray, test: np.ndarray, test_labels: np.ndarray) -> list[float]:
-    """Test accuracy in percent of a ridge classifier on each layer's features."""
-    found = []
-    for features, test_features in zip(train, test, strict=True):
-        probe = make_pipeline(StandardScaler(), RidgeClassifierCV(alphas=(1.0, 10.0, 100.0, 1000.0)))
-        found.append(100 * float(probe.fit(features, labels).score(test_features, test_labels)))
-    return found
+def probe_percent(train: np.ndarray, labels: np.ndarray, test: np.ndarray, test_labels: np.ndarray) -> float:
+    """Test accuracy in percent of a ridge classifier on features (n, D)."""
+    probe = make_pipeline(StandardScaler(), RidgeClassifierCV(alphas=(1.0, 10.0, 100.0, 1000.0)))
+    return 100 * float(probe.fit(train, labels).score(test, test_labels))
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -72,14 +75,12 @@ def main(arguments: list[str] | None = None) -> None:
     for name in ("mae_finetuned", "vit_supervised"):
         hits = predictions(load_model(profile, name, device), images, device) == labels
         summary[f"{name}_top1_percent"] = 100 * float(hits.mean())
-        rows += [
-            {"model": name, "class": CLASSES[label], "top1_percent": 100 * float(hits[labels == label].mean())}
-            for label in range(10)
-        ]
+        rows += [(name, title, 100 * float(hits[labels == label].mean())) for label, title in enumerate(CLASSES)]
     model = load_model(profile, "mae_pretrained", device)
-    features = [layer_features(model, part, device) for part in (trains, images)]
-    summary["probe_percent_by_layer"] = probe_by_layer(features[0], train_labels, features[1], labels)
-    write_whole(WEIGHTS / "per_class.csv", pd.DataFrame(rows).to_csv(index=False, float_format="%.2f"))
+    layers = zip(*(layer_features(model, part, device) for part in (trains, images)), strict=True)
+    summary["probe_percent_by_layer"] = [probe_percent(fit, train_labels, tested, labels) for fit, tested in layers]
+    per_class = pd.DataFrame(rows, columns=["model", "class", "top1_percent"])
+    write_whole(WEIGHTS / "per_class.csv", per_class.to_csv(index=False, float_format="%.2f"))
     histories = [pd.read_csv(options.training / f"{stage}.csv") for stage in MODEL_NAMES]
     write_whole(WEIGHTS / "history.csv", pd.concat(histories).to_csv(index=False, float_format="%.6g"))
     write_whole(WEIGHTS / "evaluation.json", json.dumps(summary, indent=2) + "\n")

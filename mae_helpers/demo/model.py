@@ -9,7 +9,6 @@ from mae_helpers.encoder.walk import embed
 
 IMAGE_SIZE, PATCH_SIZE, WIDTH, DEPTH, HEADS = 56, 4, 192, 12, 12
 GRID = IMAGE_SIZE // PATCH_SIZE
-POOLING = {"pretrain": "token", "finetune": "avg", "supervised": "token"}
 
 
 def sine_cosine_positions(width: int) -> Tensor:
@@ -18,11 +17,10 @@ def sine_cosine_positions(width: int) -> Tensor:
     return torch.cat([torch.zeros(1, width), patches]).unsqueeze(0)
 
 
-def demo_vit(stage: str) -> VisionTransformer:
-    """One of the demo's three encoders, randomly initialised.
+def demo_vit(stage: str, drop_path: float = 0.0) -> VisionTransformer:
+    """The demo's encoder, randomly initialised: 12 layers x 12 heads of 16 features over 196 patches.
 
-    `pretrain` has no head, `finetune` pools the mean patch token into `fc_norm` and a 10-way head, `supervised`
-    reads the CLS token after the final norm. All have 12 layers x 12 heads of 16 features over 196 patches.
+    `pretrain` has no head; every classifier pools the mean patch token into `fc_norm` and a 10-way head.
     """
     vit = VisionTransformer(
         img_size=IMAGE_SIZE,
@@ -31,7 +29,8 @@ def demo_vit(stage: str) -> VisionTransformer:
         depth=DEPTH,
         num_heads=HEADS,
         num_classes=0 if stage == "pretrain" else 10,
-        global_pool=POOLING[stage],
+        global_pool="token" if stage == "pretrain" else "avg",
+        drop_path_rate=drop_path,
     )
     vit.pos_embed = nn.Parameter(sine_cosine_positions(WIDTH), requires_grad=False)
     return vit
@@ -98,9 +97,9 @@ class MaskedAutoencoder(nn.Module):
 class PatchDroppingClassifier(nn.Module):
     """A classifier trained on a subset of the patches, which costs less than training on all of them."""
 
-    def __init__(self, stage: str):
+    def __init__(self, stage: str, drop_path: float = 0.0):
         super().__init__()
-        self.encoder = demo_vit(stage)
+        self.encoder = demo_vit(stage, drop_path)
 
     def forward(self, images: Tensor, visible: Tensor | None = None) -> Tensor:
         """Class scores (B, 10) from images (B, 3, 56, 56) and, where given, the patches (B, N_v) to keep."""

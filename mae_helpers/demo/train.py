@@ -1,63 +1,92 @@
-"""Train the demo's three models: `python -m mae_helpers.demo.train pretrain|finetune|supervised`.
+"""Train the demo's models: `python -m mae_helpers.demo.train pretrain`, then its classifiers, a stage each.
 
-Each stage writes a checkpoint every epoch and resumes from it; the same seed gives the same batches, crops and masks
-whether or not a run was interrupted. The end of a stage is `<out>/<model>.safetensors` (float16) and its history.
+The classifiers are two by two: from the pre-trained encoder (`finetune`) or from scratch (`supervised`), with the
+augmentations of MAE's official fine-tuning or with crops and mirroring alone (`_plain`). A stage is resumed where it was
+stopped, to the same weights: every step draws from its own seed. It ends with `<out>/<model>.safetensors` in float16.
 """
 
 import argparse
 import json
 import sys
 import time
-from dataclasses import asdict, dataclass
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import timm.layers
 import torch
-import torch.nn.functional as F
+from PIL import Image
 from safetensors.torch import load_file, save_file
+from timm.data import Mixup, create_transform
+from timm.loss import SoftTargetCrossEntropy
 from timm.optim import create_optimizer_v2
 from timm.scheduler import CosineLRScheduler
+from timm.utils import random_seed
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from mae_helpers.demo.data import enlarge, load_split, random_crop_and_flip, to_rgb
-from mae_helpers.demo.model import GRID, MaskedAutoencoder, PatchDroppingClassifier, masked_loss
+from mae_helpers.demo.data import MEAN, STD, enlarge, load_split, random_crop_and_flip, to_rgb
+from mae_helpers.demo.model import GRID, IMAGE_SIZE, MaskedAutoencoder, PatchDroppingClassifier, masked_loss
 
-MODEL_NAMES = {"pretrain": "mae_pretrained", "finetune": "mae_finetuned", "supervised": "vit_supervised"}
+MODEL_NAMES = {
+    "pretrain": "mae_pretrained",
+    "finetune": "mae_finetuned",
+    "supervised": "vit_supervised",
+    "finetune_plain": "mae_finetuned_plain",
+    "supervised_plain": "vit_supervised_plain",
+}
 MONITORED = 1000  # test images behind the accuracy of each epoch; the card's accuracies are those of evaluate.py
+CHUNK = {"cpu": 64, "cuda": 4096}  # images whose gradients are computed at a time: on a CPU, what its caches take
+SAVED_EVERY = 300  # seconds
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """One stage's settings; `kept` is the share of patches that the encoder sees while training.
+    """One stage's settings; `kept` is the share of patches that the encoder sees, but for the last `whole` epochs.
 
-    The learning rate falls along a cosine over `schedule` epochs, by default all of them; a longer schedule ends early.
+    The learning rate falls along one cosine a cycle, each with a warm-up and an optimizer of its own; cycles begin at
+    epoch 0 and at each of `restarts`.
     """
 
     epochs: int
     batch: int
     learning_rate: float
     kept: float
+    whole: int = 0
+    restarts: tuple[int, ...] = ()
     weight_decay: float = 0.05
     warmup: float = 0.1
     layer_decay: float | None = None
+    drop_path: float = 0.0
     smoothing: float = 0.1
-    schedule: int | None = None
+    official: bool = False  # erasing, cutmix, mixup and RandAugment as in MAE's FINETUNE.md; else crops and mirroring
+
+    def cycle(self, epoch: int) -> tuple[int, int]:
+        """First epoch and length of the cycle that an epoch belongs to."""
+        first = max(edge for edge in (0, *self.restarts) if edge <= epoch)
+        return first, min([edge for edge in self.restarts if edge > epoch], default=self.epochs) - first
+
+
+def _classifiers(finetune: Recipe, supervised: Recipe) -> dict[str, Recipe]:
+    """The four classifiers: both starts, with official augmentations and without."""
+    starts = {"finetune": finetune, "supervised": supervised}
+    official = {stage: replace(recipe, official=True) for stage, recipe in starts.items()}
+    return official | {f"{stage}_plain": recipe for stage, recipe in starts.items()}
 
 
 RECIPES = {
-    "cpu": {
-        "pretrain": Recipe(epochs=4, schedule=5, batch=128, learning_rate=1.2e-3, kept=0.25),
-        "finetune": Recipe(epochs=3, batch=128, learning_rate=1e-3, kept=0.25, layer_decay=0.8),
-        "supervised": Recipe(epochs=5, batch=128, learning_rate=8e-4, kept=0.25),
-    },
-    "gpu": {
-        "pretrain": Recipe(epochs=400, batch=1024, learning_rate=2.4e-3, kept=0.25),
-        "finetune": Recipe(epochs=50, batch=512, learning_rate=1e-3, kept=1.0, layer_decay=0.75),
-        "supervised": Recipe(epochs=100, batch=512, learning_rate=1e-3, kept=1.0),
-    },
+    "cpu": {"pretrain": Recipe(15, batch=128, learning_rate=1.2e-3, kept=0.25, restarts=(4, 7, 11))}
+    | _classifiers(
+        Recipe(8, batch=128, learning_rate=1e-3, kept=0.25, whole=1, layer_decay=0.65, drop_path=0.1),
+        Recipe(8, batch=128, learning_rate=8e-4, kept=0.25, whole=1, drop_path=0.1),
+    ),
+    "gpu": {"pretrain": Recipe(400, batch=1024, learning_rate=2.4e-3, kept=0.25)}
+    | _classifiers(
+        Recipe(100, batch=512, learning_rate=1e-3, kept=1.0, layer_decay=0.65, drop_path=0.1),
+        Recipe(100, batch=512, learning_rate=1e-3, kept=1.0, drop_path=0.1),
+    ),
 }
 
 
@@ -68,12 +97,44 @@ def random_patches(batch: int, kept: float, generator: torch.Generator) -> Tenso
     return torch.rand(batch, GRID**2, generator=generator).argsort(1)[:, : round(kept * GRID**2)]
 
 
-def build(stage: str, out: Path) -> nn.Module:
+def official_batches(smoothing: float) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]:
+    """MAE's fine-tuning augmentations by timm: byte images (B, 56, 56), labels (B,) -> (B, 3, 56, 56), targets (B, 10)."""
+    transform = create_transform(
+        IMAGE_SIZE,
+        is_training=True,
+        color_jitter=None,
+        auto_augment="rand-m9-mstd0.5-inc1",
+        interpolation="bicubic",
+        re_prob=0.25,
+        re_mode="pixel",
+        mean=(MEAN,) * 3,
+        std=(STD,) * 3,
+    )
+    mixup = Mixup(mixup_alpha=0.8, cutmix_alpha=1.0, switch_prob=0.5, label_smoothing=smoothing, num_classes=10)
+
+    def batch(images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        pictures = [transform(Image.fromarray(image).convert("RGB")) for image in images.cpu().numpy()]
+        return mixup(torch.stack(pictures).to(images.device), labels)
+
+    return batch
+
+
+def plain_batches(smoothing: float) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]:
+    """The same with crops of 80 to 100 % of the side and mirroring alone."""
+
+    def batch(images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        targets = nn.functional.one_hot(labels, 10) * (1 - smoothing) + smoothing / 10
+        return random_crop_and_flip(to_rgb(images), torch.default_generator), targets
+
+    return batch
+
+
+def build(stage: str, recipe: Recipe, out: Path) -> nn.Module:
     """The stage's model; fine-tuning starts from the pre-trained encoder in `out`."""
     if stage == "pretrain":
         return MaskedAutoencoder()
-    model = PatchDroppingClassifier(stage)
-    if stage == "finetune":
+    model = PatchDroppingClassifier(stage, recipe.drop_path)
+    if stage.startswith("finetune"):
         start = out / "mae_pretrained.safetensors"
         if not start.exists():
             raise FileNotFoundError(f"{start}: run the stage `pretrain` with the same --out first")
@@ -84,7 +145,7 @@ def build(stage: str, out: Path) -> nn.Module:
     return model
 
 
-def save_atomically(write, path: Path) -> None:
+def save_atomically(write: Callable[[Path], object], path: Path) -> None:
     """Call `write(temporary path)`, then rename it to `path`, so that no half-written file is ever found there."""
     temporary = path.with_name(path.name + ".part")
     write(temporary)
@@ -102,42 +163,6 @@ def accuracy(model: nn.Module, images: Tensor, labels: Tensor, batch: int = 250)
     return 100 * float(sum(hits)) / len(labels)
 
 
-def train_epoch(
-    stage: str, recipe: Recipe, model, optimizer, scheduler, images, labels, epoch: int, seed: int
-) -> list[float]:
-    """One pass over the shuffled images; returns the loss of every batch."""
-    generator = torch.Generator().manual_seed(1_000_003 * seed + epoch)
-    order = torch.randperm(len(images), generator=generator).split(recipe.batch)
-    device, losses = images.device, []
-    model.train()
-    bar = tqdm(order, desc=f"{stage} epoch {epoch + 1}/{recipe.epochs}", mininterval=20, file=sys.stderr)
-    for step, index in enumerate(bar):
-        index = index.to(device)
-        batch = random_crop_and_flip(to_rgb(images[index]), generator)
-        visible = random_patches(len(index), recipe.kept, generator)
-        visible = None if visible is None else visible.to(device)
-        with torch.autocast(device.type, torch.bfloat16):
-            output = model(batch, visible)
-        if stage == "pretrain":
-            loss = masked_loss(output, batch, visible)
-        else:
-            loss = F.cross_entropy(output.float(), labels[index], label_smoothing=recipe.smoothing)
-        scheduler.step_update(epoch * len(order) + step)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        losses.append(loss.item())
-        bar.set_postfix(loss=f"{losses[-1]:.3f}", refresh=False)
-    return losses
-
-
-def hardware(device: str) -> str:
-    """What a stage was trained on, in words."""
-    return (
-        torch.cuda.get_device_name(device) if device.startswith("cuda") else f"CPU, {torch.get_num_threads()} threads"
-    )
-
-
 def history_rows(stage: str, epoch: int, losses: list[float], seconds: float, device: str) -> list[dict]:
     """An epoch in at most ten rows: `epoch` counts from 0 to where a row ends, `loss` is the mean within the row."""
     parts = np.array_split(losses, min(10, len(losses)))
@@ -149,65 +174,148 @@ def history_rows(stage: str, epoch: int, losses: list[float], seconds: float, de
     ]
 
 
+def hardware(device: str) -> str:
+    """What a stage was trained on, in words."""
+    return (
+        torch.cuda.get_device_name(device) if device.startswith("cuda") else f"CPU, {torch.get_num_threads()} threads"
+    )
+
+
 def export(stage: str, recipe: Recipe, model: nn.Module, out: Path, seed: int) -> None:
     """Write the encoder, and after pre-training the decoder, as float16 safetensors with the recipe as metadata."""
     metadata = {"stage": stage, "recipe": json.dumps(asdict(recipe)), "seed": str(seed)}
-    parts = {MODEL_NAMES[stage]: model.encoder}
-    if stage == "pretrain":
-        parts["mae_decoder"] = model.decoder
+    parts = {MODEL_NAMES[stage]: model.encoder} | ({"mae_decoder": model.decoder} if stage == "pretrain" else {})
     for name, part in parts.items():
         tensors = {key: value.half().cpu().contiguous() for key, value in part.state_dict().items()}
         save_atomically(lambda path, tensors=tensors: save_file(tensors, path, metadata), out / f"{name}.safetensors")
 
 
-def train(stage: str, recipe: Recipe, out: Path, data: str | None, device: str, seed: int) -> None:
-    """Run one stage from its last checkpoint to its end; refuses to touch a finished one."""
-    final, state_path = out / f"{MODEL_NAMES[stage]}.safetensors", out / f"{stage}.state.pt"
+class Stage:
+    """One stage in training: model, optimizer, schedule, and how far it is; written to `<out>/<stage>.state.pt`."""
+
+    def __init__(self, stage: str, recipe: Recipe, out: Path, data: str | None, device: str, seed: int):
+        self.stage, self.recipe, self.out, self.device, self.seed = stage, recipe, out, device, seed
+        torch.manual_seed(seed)
+        self.model = build(stage, recipe, out).to(device)
+        self.images, self.labels = self._split("train", data)
+        self.tests, self.test_labels = self._split("t10k", data, MONITORED)
+        self.steps = -(-len(self.images) // recipe.batch)  # an epoch's
+        self.step, self.seconds, self.losses, self.history = 0, 0.0, [], []
+        self.batches = (official_batches if recipe.official else plain_batches)(recipe.smoothing)
+        self.begin_cycle()
+
+    def _split(self, name: str, data: str | None, count: int | None = None) -> tuple[Tensor, Tensor]:
+        images, labels = (array[:count] for array in load_split(name, data))
+        return torch.from_numpy(enlarge(images)).to(self.device), torch.from_numpy(labels.copy()).long().to(self.device)
+
+    def begin_cycle(self) -> None:
+        """A new optimizer and a new cosine for the cycle of the present step."""
+        recipe = self.recipe
+        trained = self.model if self.stage == "pretrain" else self.model.encoder  # timm knows its own class's layers
+        options = {"layer_decay": recipe.layer_decay, "betas": (0.9, 0.95)}
+        self.optimizer = create_optimizer_v2(trained, "adamw", recipe.learning_rate, recipe.weight_decay, **options)
+        steps = recipe.cycle(self.step // self.steps)[1] * self.steps
+        self.scheduler = CosineLRScheduler(
+            self.optimizer, steps, warmup_t=int(recipe.warmup * steps), t_in_epochs=False
+        )
+
+    def save(self) -> None:
+        """Write all that resuming needs."""
+        names = ("step", "seconds", "losses", "history", "seed")
+        state = {name: getattr(self, name) for name in names} | {"recipe": json.dumps(asdict(self.recipe))}
+        state |= {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict()}
+        save_atomically(lambda path: torch.save(state, path), self.out / f"{self.stage}.state.pt")
+
+    def resume(self) -> None:
+        """Go on where `save` was last called; ValueError where that was another recipe or seed."""
+        path = self.out / f"{self.stage}.state.pt"
+        state = torch.load(path, map_location=self.device, weights_only=True)
+        if state["recipe"] != json.dumps(asdict(self.recipe)) or state["seed"] != self.seed:
+            raise ValueError(f"{path} holds another recipe or seed ({state['recipe']}); choose another --out")
+        self.step, self.seconds, self.losses, self.history = (
+            state[name] for name in ("step", "seconds", "losses", "history")
+        )
+        self.begin_cycle()
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+
+    def start_from(self, folder: Path) -> None:
+        """Begin pre-training behind the epochs of another folder's weights and history."""
+        history = pd.read_csv(folder / "history.csv").query("stage == 'pretrain'").dropna(axis=1, how="all")
+        self.history = history.to_dict("records")
+        self.step = round(self.history[-1]["epoch"]) * self.steps
+        for name, part in (("mae_pretrained", self.model.encoder), ("mae_decoder", self.model.decoder)):
+            part.load_state_dict(load_file(folder / f"{name}.safetensors"))
+        self.begin_cycle()
+
+    def train_step(self, index: Tensor) -> float:
+        """One step on the images `index` (B,), their gradients summed chunk by chunk; returns the mean loss."""
+        recipe, device = self.recipe, torch.device(self.device)
+        epoch, place = divmod(self.step, self.steps)
+        random_seed(self.seed + 1000, self.step)
+        generator = torch.Generator().manual_seed(1_000_003 * self.seed + self.step)
+        batch, targets = self.batches(self.images[index], self.labels[index])
+        visible = random_patches(len(index), 1 if epoch >= recipe.epochs - recipe.whole else recipe.kept, generator)
+        visible = None if visible is None else visible.to(device)
+        self.scheduler.step_update((epoch - recipe.cycle(epoch)[0]) * self.steps + place)
+        self.model.train()
+        self.optimizer.zero_grad()
+        total = 0.0
+        for part in torch.arange(len(index), device=device).split(CHUNK[device.type]):
+            kept = None if visible is None else visible[part]
+            with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
+                output = self.model(batch[part], kept)
+            if self.stage == "pretrain":
+                loss = masked_loss(output, batch[part], kept)
+            else:
+                loss = SoftTargetCrossEntropy()(output.float(), targets[part])
+            loss = loss * len(part) / len(index)
+            loss.backward()
+            total += loss.item()
+        self.optimizer.step()
+        return total
+
+    def run(self) -> None:
+        """Train to the end, saving every few minutes and after each epoch."""
+        recipe, before, saved = self.recipe, time.monotonic(), time.monotonic()
+        for step in tqdm(range(self.step, recipe.epochs * self.steps), self.stage, mininterval=20, file=sys.stderr):
+            epoch, place = divmod(step, self.steps)
+            if place == 0 and epoch == recipe.cycle(epoch)[0]:
+                self.begin_cycle()
+            shuffle = torch.Generator().manual_seed(1_000_003 * self.seed + epoch)
+            order = torch.randperm(len(self.images), generator=shuffle).split(recipe.batch)
+            self.losses.append(self.train_step(order[place].to(self.device)))
+            before, self.seconds = time.monotonic(), self.seconds + time.monotonic() - before
+            self.step = step + 1
+            if self.step % self.steps == 0:
+                self.history += history_rows(self.stage, epoch, self.losses, self.seconds, hardware(self.device))
+                if self.stage != "pretrain":
+                    self.history[-1]["top1_percent"] = accuracy(self.model, self.tests, self.test_labels)
+                print(f"{self.stage} {epoch + 1}/{recipe.epochs}: {self.history[-1]}", flush=True)
+                self.losses, self.seconds = [], 0.0
+            if self.step % self.steps == 0 or before - saved > SAVED_EVERY:
+                saved = before
+                self.save()
+
+
+def train(
+    stage: str, recipe: Recipe, out: Path, data: str | None, device: str, seed: int, start: Path | None = None
+) -> None:
+    """Run one stage from where it was stopped to its end; refuses to touch a finished one."""
+    final = out / f"{MODEL_NAMES[stage]}.safetensors"
     if final.exists():
         raise FileExistsError(f"{final} is finished; move it away, or choose another --out, to train again")
     out.mkdir(parents=True, exist_ok=True)
     if device == "cpu":
         timm.layers.set_fused_attn(False)  # its backward pass is three times slower on a CPU; read while building
-    torch.manual_seed(seed)
-    model = build(stage, out).to(device)
-    optimizer = create_optimizer_v2(
-        model if stage == "pretrain" else model.encoder,  # timm knows the layers of its own class, for layer decay
-        "adamw",
-        recipe.learning_rate,
-        recipe.weight_decay,
-        layer_decay=recipe.layer_decay,
-        betas=(0.9, 0.95),
-    )
-    images, labels = (torch.from_numpy(array.copy()) for array in load_split("train", data))
-    tests, test_labels = (torch.from_numpy(array.copy())[:MONITORED] for array in load_split("t10k", data))
-    images, tests = (torch.from_numpy(enlarge(array.numpy())).to(device) for array in (images, tests))
-    labels, test_labels = labels.long().to(device), test_labels.long().to(device)
-    steps = (recipe.schedule or recipe.epochs) * -(-len(images) // recipe.batch)
-    scheduler = CosineLRScheduler(optimizer, steps, warmup_t=int(recipe.warmup * steps), t_in_epochs=False)
-    history: list[dict] = []
-    finished = 0
-    if state_path.exists():
-        state = torch.load(state_path, map_location=device, weights_only=True)
-        if state["recipe"] != asdict(recipe) or state["seed"] != seed:
-            raise ValueError(f"{state_path} holds another recipe or seed ({state['recipe']}); choose another --out")
-        model.load_state_dict(state["model"])
-        optimizer.load_state_dict(state["optimizer"])
-        history = state["history"]
-        finished = state.get("finished", len(history))
-    for epoch in range(finished, recipe.epochs):
-        began = time.perf_counter()
-        losses = train_epoch(stage, recipe, model, optimizer, scheduler, images, labels, epoch, seed)
-        seconds = time.perf_counter() - began
-        history += history_rows(stage, epoch, losses, seconds, hardware(device))
-        if stage != "pretrain":
-            history[-1]["top1_percent"] = accuracy(model, tests, test_labels)
-        left = (recipe.epochs - epoch - 1) * seconds / 60
-        print(f"{stage} {epoch + 1}/{recipe.epochs}: {history[-1]}; {left:.0f} min left", flush=True)
-        state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "history": history}
-        state |= {"recipe": asdict(recipe), "seed": seed, "finished": epoch + 1}
-        save_atomically(lambda path, state=state: torch.save(state, path), state_path)
-    save_atomically(lambda path: pd.DataFrame(history).to_csv(path, index=False), out / f"{stage}.csv")
-    export(stage, recipe, model, out, seed)
+    training = Stage(stage, recipe, out, data, device, seed)
+    if (out / f"{stage}.state.pt").exists():
+        training.resume()
+    elif start is not None:
+        training.start_from(start)
+    training.run()
+    save_atomically(lambda path: pd.DataFrame(training.history).to_csv(path, index=False), out / f"{stage}.csv")
+    export(stage, recipe, training.model, out, seed)
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -215,17 +323,18 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("stage", choices=list(MODEL_NAMES))
     parser.add_argument("--budget", choices=list(RECIPES), help="default: gpu where there is one, else cpu")
-    parser.add_argument("--epochs", type=int, help="another number of epochs than the budget's")
+    parser.add_argument("--epochs", type=int, help="another number of epochs than the budget's, in one cycle")
     parser.add_argument("--out", type=Path, default=Path("training"))
     parser.add_argument("--data", help="folder of the four Fashion-MNIST files")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--start", type=Path, help="continue pre-training from a folder of weights and history.csv")
     options = parser.parse_args(arguments)
     budget = options.budget or ("gpu" if options.device.startswith("cuda") else "cpu")
     recipe = RECIPES[budget][options.stage]
     if options.epochs:
-        recipe = Recipe(**asdict(recipe) | {"epochs": options.epochs})
-    train(options.stage, recipe, options.out, options.data, options.device, options.seed)
+        recipe = replace(recipe, epochs=options.epochs, restarts=())
+    train(options.stage, recipe, options.out, options.data, options.device, options.seed, options.start)
 
 
 if __name__ == "__main__":

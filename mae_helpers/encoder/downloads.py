@@ -1,12 +1,11 @@
 """Fetch a checkpoint once: into the usual cache folder, with progress, resumed where a download broke off."""
 
-import os
 import shutil
-import urllib.error
-import urllib.request
 from http.client import HTTPException
 from pathlib import Path
+from urllib.error import HTTPError
 from urllib.parse import urlsplit
+from urllib.request import Request, urlopen
 
 import huggingface_hub
 import torch
@@ -17,6 +16,7 @@ from mae_helpers.profile.progress import progress
 
 PIECE = 1 << 20
 TRIES = 5
+OTHERWISE = "put it where `checkpoint` in the profile says"
 
 
 class DownloadError(ValueError):
@@ -31,10 +31,8 @@ def cache_folder() -> Path:
 def _continue(url: str, part: Path) -> None:
     """Append what is missing to a partly fetched file; OSError or HTTPException where the connection breaks."""
     have = part.stat().st_size if part.exists() else 0
-    request = urllib.request.Request(url, headers={"Range": f"bytes={have}-"} if have else {})
-    with urllib.request.urlopen(request, timeout=60) as answer:
-        if answer.status != 206:  # a server that cannot resume sends the file from its start
-            have = 0
+    with urlopen(Request(url, headers={"Range": f"bytes={have}-"} if have else {}), timeout=60) as answer:
+        have = have if answer.status == 206 else 0  # a server that cannot resume sends the file from its start
         missing = int(answer.headers.get("Content-Length") or 0)
         if missing > shutil.disk_usage(part.parent).free:
             raise DownloadError(f"{url}: {missing >> 20} MB are missing, and {part.parent} has no room for them")
@@ -48,8 +46,7 @@ def _continue(url: str, part: Path) -> None:
 def download(url: str, folder: Path | None = None, tries: int = TRIES) -> Path:
     """The file behind `url` in the cache folder, fetched if it is not there; a broken download goes on where it stopped.
 
-    A half-fetched file has the ending `.part`, and is renamed when whole. DownloadError where the address cannot be
-    reached. The hash is the caller's to check.
+    Half-fetched, its name ends in `.part`. DownloadError where it cannot be had; its hash is the caller's to check.
     """
     if urlsplit(url).scheme not in ("http", "https"):
         raise DownloadError(f"{url}: only addresses that begin with http or https can be fetched")
@@ -57,47 +54,42 @@ def download(url: str, folder: Path | None = None, tries: int = TRIES) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(path.name + ".part")
     with FileLock(f"{path}.lock"):  # chapters that run side by side fetch it once
-        for number in range(1, tries + 1):
-            if path.exists():
-                break
+        while not path.exists():
+            tries -= 1
             try:
                 _continue(url, part)
-                os.replace(part, path)
+                part.replace(path)
             except (OSError, HTTPException) as error:
-                if isinstance(error, urllib.error.HTTPError) and error.code == 416:
+                status = error.code if isinstance(error, HTTPError) else None
+                if status == 416:
                     part.unlink()  # longer than the file itself: not a part of it
-                refused = isinstance(error, urllib.error.HTTPError) and error.code in (401, 403, 404)
-                if refused or number == tries:
-                    raise DownloadError(
-                        f"{url}: {error}; fetch it by other means and put it where `checkpoint` in the profile says"
-                    ) from error
+                if status in (401, 403, 404) or tries < 1:
+                    raise DownloadError(f"{url}: {error}; fetch it by other means and {OTHERWISE}") from error
     return path
 
 
 def timm_settings(name: str) -> PretrainedCfg:
     """What timm knows of its own weights of this name with tag: origin, normalisation; DownloadError if nothing."""
     try:
-        settings = get_pretrained_cfg(name)
+        known = get_pretrained_cfg(name)
     except RuntimeError:  # the architecture is known, the tag is not
-        settings = None
-    if settings is None or not settings.hf_hub_id:
+        known = None
+    if known is None or not known.hf_hub_id:
         raise DownloadError(f"{name}: timm has no weights of that name; name one with its tag, or give `checkpoint`")
-    return settings
+    return known
 
 
 def from_hub(name: str) -> Path:
     """The weights of a model of timm's by its name with tag, from the Hugging Face hub's own cache or fetched into it.
 
-    The hub's cache resumes by itself, and names each file after its SHA-256.
+    That cache resumes by itself, and names each file after its SHA-256.
     """
-    settings = timm_settings(name)
+    known = timm_settings(name)
     try:
-        return Path(
-            huggingface_hub.hf_hub_download(settings.hf_hub_id, settings.hf_hub_filename or "model.safetensors")
-        )
+        return Path(huggingface_hub.hf_hub_download(known.hf_hub_id, known.hf_hub_filename or "model.safetensors"))
     except Exception as error:  # no network, no such file, no access: each has a kind of its own
         reason = str(error).strip().partition("\n")[0][:200]
         raise DownloadError(
-            f"{settings.hf_hub_id}: {type(error).__name__}: {reason}; fetch its model.safetensors by other means and put "
-            "it where `checkpoint` in the profile says"
+            f"{known.hf_hub_id}: {type(error).__name__}: {reason}; fetch its model.safetensors by other means and "
+            f"{OTHERWISE}"
         ) from error

@@ -6,9 +6,10 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from mae_helpers.figures.pretrained import control_curves, layer_curves
-from mae_helpers.figures.robustness import against, level_curves
-from mae_helpers.figures.style import MODEL_COLOURS, MODEL_NAMES, layer_axis, panels
+from mae_helpers.figures.accuracy import level_curves
+from mae_helpers.figures.alignment import against
+from mae_helpers.figures.style import MODEL_COLOURS, MODEL_NAMES, curve, layer_axis, layer_curves, panels
+from mae_helpers.figures.subspaces import control_curves
 
 
 def _separation(table: pd.DataFrame, ax: Axes) -> None:
@@ -19,15 +20,14 @@ def _separation(table: pd.DataFrame, ax: Axes) -> None:
 
 def _distance(table: pd.DataFrame, ax: Axes) -> None:
     rows = table[(table["images"] == "first") & (table["model"] != "random")]
-    shares = rows.assign(share=100 * rows["distance_px"] / rows["uniform_px"]).groupby(["model", "layer"])["share"]
+    shares = (100 * rows["distance_px"] / rows["uniform_px"]).groupby([rows["model"], rows["layer"]])
     for model, ends in shares.agg(["min", "median", "max"]).groupby("model"):
-        ends = ends.droplevel("model")
-        ax.plot(ends.index, ends["median"], marker="o", ms=3, color=MODEL_COLOURS[model], label=MODEL_NAMES[model])
-        ax.fill_between(ends.index, ends["min"], ends["max"], color=MODEL_COLOURS[model], alpha=0.15, linewidth=0)
+        low, middle, high = (ends.droplevel("model")[name] for name in ("min", "median", "max"))
+        curve(middle.index, middle, ax, MODEL_NAMES[model], MODEL_COLOURS[model], (low, high), alpha=0.15, ms=3)
     ax.axhline(100, color="black", lw=1, ls=":", label="uniform attention")
     ax.set(ylabel="distance (% of uniform)", ylim=(0, None))
     ax.legend(fontsize="x-small", loc="lower right")
-    layer_axis(ax, int(rows["layer"].max()))
+    layer_axis(ax, rows["layer"])
 
 
 def _angles(table: pd.DataFrame, ax: Axes) -> None:
@@ -37,13 +37,9 @@ def _angles(table: pd.DataFrame, ax: Axes) -> None:
 
 def _blur(table: pd.DataFrame, ax: Axes) -> None:
     level_curves(table, "level", "top1_percent", ax, band=("top1_low", "top1_high"))
+    levels = ["clean", *list(dict.fromkeys(table["level"]))[1:]]
     ax.set(xlabel="blur level", ylabel="top-1 accuracy (%)", ylim=(0, 100))
-    ax.set_xticks(
-        range(table["level"].nunique()),
-        ["clean", *list(dict.fromkeys(table["level"]))[1:]],
-        fontsize="x-small",
-        rotation=45,
-    )
+    ax.set_xticks(range(len(levels)), levels, fontsize="x-small", rotation=45)
     ax.legend(fontsize="x-small", loc="lower left")
 
 

@@ -5,7 +5,6 @@ import json
 import os
 import threading
 import warnings
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
@@ -23,16 +22,14 @@ BLOCK = 64  # images that are decoded at once: 10 MB at 224 px
 
 @dataclass
 class Decoded:
-    """The bytes of `count` images of `size` px, (H, W, 3) by row; a block is decoded by several threads when first asked for.
+    """The bytes of an image set, (H, W, 3) by row; a block is decoded by several threads when first asked for.
 
     The file has a record a block: its bytes, then their checksum, 0 until the block was written. So what a killed process
     left half-written is no block.
     """
 
+    images: ImageSet
     path: Path
-    count: int
-    size: int
-    image: Callable[[int], np.ndarray]
     workers: int
     blocks: np.ndarray | None = None
     whole: set[int] = field(default_factory=set)
@@ -51,8 +48,8 @@ class Decoded:
 
     @property
     def _layout(self) -> tuple[np.dtype, tuple[int]]:
-        record = [("bytes", np.uint8, (BLOCK, self.size, self.size, 3)), ("checksum", "<u4")]
-        return np.dtype(record), (-(-self.count // BLOCK),)
+        record = [("bytes", np.uint8, (BLOCK, *[self.images.input.size] * 2, 3)), ("checksum", "<u4")]
+        return np.dtype(record), (-(-len(self.images) // BLOCK),)
 
     def _holds(self, number: int, warn: bool = False) -> bool:
         """Whether the file, looked at afresh, has this block whole; one of another kind is taken away where it `warn`s."""
@@ -76,11 +73,10 @@ class Decoded:
 
     def _write(self, number: int) -> None:
         """Decode a block and write it; not through the map, where a full disk would kill the process."""
-        (kind, shape), rows = self._layout, range(number * BLOCK, min((number + 1) * BLOCK, self.count))
+        (kind, shape), rows = self._layout, range(number * BLOCK, min((number + 1) * BLOCK, len(self.images)))
         record = np.zeros((), kind)
         with ThreadPoolExecutor(self.workers) as pool:
-            for place, content in enumerate(pool.map(self.image, rows)):
-                record["bytes"][place] = content
+            record["bytes"][: len(rows)] = list(pool.map(lambda row: np.asarray(self.images.image(row)), rows))
         record["checksum"] = crc32(record["bytes"])
         try:
             if not self.path.exists():
@@ -94,7 +90,7 @@ class Decoded:
         except OSError as error:
             raise storage_error(error, self.path, record.nbytes) from error
         if not self._holds(number):
-            raise StorageError(f"{self.path}: what was written there reads otherwise; choose another folder (--results)")
+            raise StorageError(f"{self.path}: what was written there reads otherwise; choose another folder")
 
 
 def decoded(images: ImageSet, folder: Path, workers: int = 1) -> ImageSet:
@@ -105,6 +101,5 @@ def decoded(images: ImageSet, folder: Path, workers: int = 1) -> ImageSet:
     if images.source is None or images.source.source in ("bundled", "digits"):
         return images
     key = json.dumps([images.state, images.input.size, images.input.resize, list(images.ids)])
-    path = folder / f"{hashlib.sha256(key.encode()).hexdigest()[:16]}.npy"
-    found = Decoded(path, len(images), images.input.size, lambda row: np.asarray(images.image(row)), workers)
+    found = Decoded(images, folder / f"{hashlib.sha256(key.encode()).hexdigest()[:16]}.npy", workers)
     return replace(images, pixels=lambda row: found.row(row).astype(np.float32) / 255)

@@ -221,7 +221,7 @@ def chosen_rows(found: Listing, images: Images) -> list[int]:
     wanted = list(found.present) if images.classes in ("all", []) else images.classes
     missing = [name for name in wanted if name not in found.present]
     if missing:
-        raise ImageError(f"{place}: no folder for the classes {missing[:12]}; it holds {list(found.present)[:12]}")
+        raise ImageError(f"{place}: no images of the classes {missing[:12]}; it holds {list(found.present)[:12]}")
     if not any(wanted):
         if len(found.ids) < (count or 0):
             raise ImageError(f"{place}: {len(found.ids)} images, {count} were asked for; lower `count`")

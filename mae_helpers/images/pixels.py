@@ -58,15 +58,11 @@ def resize(image: Image.Image, size: int, how: str) -> Image.Image:
 
 
 def read(
-    open_it: Callable[[], Image.Image],
-    path: Path | str,
-    size: int,
-    how: str = "squash",
-    remedy: str = "replace or remove the file",
+    open_it: Callable[[], Image.Image], path: Path, size: int, how: str, remedy: str = "replace or remove"
 ) -> np.ndarray:
     """One image, (size, size, 3) float32 in [0, 1] in 256 steps; where it cannot be read, an ImageError names `path`."""
     try:
         return np.asarray(resize(rgb(open_it()), size, how), np.float32) / 255
     except Exception as error:  # each format has errors of its own
         reason = str(error).partition("\n")[0][:200] or type(error).__name__
-        raise ImageError(f"{path}: not a readable image ({reason}); {remedy}") from None
+        raise ImageError(f"{path}: not a readable image ({reason}); {remedy} the file") from None

@@ -4,9 +4,10 @@ import hashlib
 import os
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +24,7 @@ from mae_helpers.profile.settings import Images, Input, Profile
 
 DEMO_FILE = Path(__file__).parents[1] / "demo" / "fashion_mnist_500.npz"
 DEMO_SHA256 = "5d83645d798d263e8c599a66ecaabb42305a62d1c3e794a6800d125b8b1fa15b"
-DEMO_CLASSES = "T-shirt/top, Trouser, Pullover, Dress, Coat, Sandal, Shirt, Sneaker, Bag, Ankle boot".split(", ")
+DEMO_CLASSES = ["T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"]  # fmt: skip
 AHEAD = 2  # batches that are read while the model is busy
 Change = Callable[[np.ndarray, str], np.ndarray]  # pixels (H, W, 3) in [0, 1] and the image's id -> pixels
 
@@ -79,22 +80,18 @@ class ImageSet:
 
     def batches(self, size: int, workers: int = 1) -> Iterator[tuple[range, list[str], Tensor]]:
         """Walk through the set in order: (rows, ids, normalised images (B, 3, H, W)); `workers` threads read ahead."""
-        pool, waiting = ThreadPoolExecutor(workers), deque()
-
-        def whole(rows: range, images: list[Future]) -> tuple[range, list[str], Tensor]:
-            tensor = torch.from_numpy(np.stack([image.result() for image in images]))
-            return rows, list(self.ids[rows.start : rows.stop]), tensor
-
-        try:
-            for start in range(0, len(self), size):
-                rows = range(start, min(start + size, len(self)))
-                waiting.append((rows, [pool.submit(self.normalised, row) for row in rows]))
-                if len(waiting) > AHEAD:
-                    yield whole(*waiting.popleft())
+        cuts = [range(start, min(start + size, len(self))) for start in range(0, len(self), size)]
+        with ThreadPoolExecutor(workers) as pool:
+            read_ahead = ((rows, [pool.submit(self.normalised, row) for row in rows]) for rows in cuts)
+            waiting = deque(islice(read_ahead, AHEAD))
             while waiting:
-                yield whole(*waiting.popleft())
-        finally:
-            pool.shutdown(cancel_futures=True)  # whoever asks may stop early
+                waiting.extend(islice(read_ahead, 1))
+                rows, images = waiting.popleft()
+                yield (
+                    rows,
+                    [self.ids[row] for row in rows],
+                    torch.from_numpy(np.stack([one.result() for one in images])),
+                )
 
     @cached_property
     def names(self) -> list[str]:
@@ -136,11 +133,10 @@ class ImageSet:
 
         By `workers` threads; the change by as many `processes` where it cannot share one.
         """
-        apart = processes and change is not None
         made = self if change is None else self.changed(change)
         with ThreadPoolExecutor(workers) as pool:
-            pixels = list(pool.map((self if apart else made).pixels, range(len(self))))
-        if apart:
+            pixels = list(pool.map(self.pixels if processes else made.pixels, range(len(self))))
+        if processes and change is not None:
             pixels = Parallel(n_jobs=workers)(delayed(change)(*one) for one in zip(pixels, self.ids, strict=True))
         return replace(made, pixels=pixels.__getitem__)
 
@@ -162,11 +158,9 @@ def _bundled(images: Images) -> Listing:
 def _digits(images: Images) -> Listing:
     """scikit-learn's digits; where no class is asked for they have none, and come in their own order."""
     digits = load_digits()
-    pixels, names = np.round(digits.images * (255 / 16)).astype(np.uint8), [str(target) for target in digits.target]
-    present = sorted(set(names)) if images.classes else []
-    return Listing(
-        [f"digits/{row:04d}" for row in range(len(names))], names, lambda row: Image.fromarray(pixels[row]), present
-    )
+    pixels, names = np.round(digits.images * (255 / 16)).astype(np.uint8), digits.target.astype(str).tolist()
+    ids, present = [f"digits/{row:04d}" for row in range(len(names))], sorted(set(names)) if images.classes else []
+    return Listing(ids, names, lambda row: Image.fromarray(pixels[row]), present)
 
 
 def exists(images: Images) -> bool:
@@ -193,7 +187,7 @@ def open_images(images: Images, settings: Input) -> ImageSet:
     rows = layouts.chosen_rows(listing, images)
     if not rows:
         raise ImageError(f"{images.folder}: no image ({', '.join(sorted(SUFFIXES))}) in it; correct `folder`")
-    ids, names = [listing.ids[row] for row in rows], [listing.classes[row] for row in rows]
+    ids, names = ([part[row] for row in rows] for part in (listing.ids, listing.classes))
     heads = () if images.source == "digits" else enumerate(listing.present)  # no model at hand knows digits
     known = {name: class_index(name, position) for position, name in heads if name}
     numbers = np.array([known.get(name, -1) for name in names], int)

@@ -7,7 +7,8 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from mae_helpers.encoder.walk import Gathered, LayerState
+from mae_helpers.encoder.passes import Gathered
+from mae_helpers.encoder.walk import LayerState
 
 
 def patch_distances(grid: int, patch_size: int, metric: str = "euclidean") -> Tensor:
@@ -15,11 +16,11 @@ def patch_distances(grid: int, patch_size: int, metric: str = "euclidean") -> Te
 
     `metric` is `euclidean` (the paper) or `cityblock` (the released code for SAM images).
     """
-    steps = torch.arange(grid, dtype=torch.float64) * patch_size
-    centres = torch.cartesian_prod(steps, steps)
     if metric not in ("euclidean", "cityblock"):
         raise ValueError(f"metric {metric!r}: use euclidean or cityblock")
-    difference = centres[:, None] - centres[None, :]
+    steps = torch.arange(grid, dtype=torch.float64) * patch_size
+    centres = torch.cartesian_prod(steps, steps)  # [patch, row or column]
+    difference = centres[:, None] - centres[None, :]  # [patch, other patch, row or column]
     length = difference.norm(dim=-1) if metric == "euclidean" else difference.abs().sum(-1)
     return length.float()
 
@@ -27,8 +28,7 @@ def patch_distances(grid: int, patch_size: int, metric: str = "euclidean") -> Te
 def uniform_distance(distances: Tensor, visible: int | None = None) -> float:
     """The mean attention distance of uniform attention, in pixels: the mean of all distances (116.5 for ViT-B).
 
-    Where only `visible` random patches remain, 1 or more, the expected one: each patch has itself, at distance 0, and
-    `visible - 1` others.
+    Of `visible` random patches, 1 or more, the expected one: a patch has itself, at distance 0, and `visible - 1` others.
     """
     patches = len(distances)
     visible = patches if visible is None else visible
@@ -42,17 +42,18 @@ def attention_distance(state: LayerState, distances: Tensor) -> Tensor:
     A is the attention among (visible) patches alone: the CLS row and column are dropped and each row normalised to
     sum 1. `distances` (N, N) are those of `patch_distances`.
     """
-    patches = state.attention()[:, :, 1:, 1:]
+    patches = state.attention()[:, :, 1:, 1:]  # [image, head, query patch, key patch]
     distances = distances.to(patches)
     if state.visible is not None:
         distances = distances[state.visible[:, :, None], state.visible[:, None, :]][:, None]
+    # [image, head, query patch]
     spans = torch.linalg.vecdot(patches, distances.expand_as(patches)) / patches.sum(-1)  # row by row keeps the digits
     return spans.mean(-1)
 
 
 def distance_table(per_image: np.ndarray, **columns: object) -> pd.DataFrame:
     """The mean over images of distances (images, layers, heads), tidy: `columns`, layer, head, distance_px."""
-    mean = per_image.mean(axis=0)
+    mean = per_image.mean(axis=0)  # [layer, head]
     layer, head = np.meshgrid(*(np.arange(1, size + 1) for size in mean.shape), indexing="ij")
     table = pd.DataFrame({"layer": layer.ravel(), "head": head.ravel(), "distance_px": mean.ravel()})
     return pd.DataFrame(columns, index=table.index).join(table)
@@ -65,18 +66,18 @@ def rollout(head_means: Tensor | Sequence[Tensor], start: Tensor) -> Tensor:
     heads, `start` (1 + N,) the weights of the rows that are asked for. Taken as a vector from the last layer down, in
     O(layers * N^2). Returns the patch columns, (B, N), in float32.
     """
-    layers = head_means.unbind(1) if isinstance(head_means, Tensor) else head_means
-    weights = start.to(layers[0]).expand(len(layers[0]), 1, -1)
+    layers = head_means.unbind(1) if isinstance(head_means, Tensor) else head_means  # each [image, query, key]
+    weights = start.to(layers[0]).expand(len(layers[0]), 1, -1)  # [image, 1, key]
     for attention in reversed(layers):
         weights = (weights @ attention + weights) / 2
     return weights[:, 0, 1:]
 
 
 class Rollout:
-    """A statistic for the pass over the images: rollout scores of patches, (images, N).
+    """The statistic of rollout scores of patches, (images, N).
 
     `rows` is `cls` (the paper: what reaches the CLS token) or `patches` (the mean over patch rows: what reaches a
-    mean-pooled classifier). Holds one batch's head means at a time, in one block that the next batch overwrites.
+    mean-pooled classifier). One batch's head means lie in one block, which the next batch overwrites.
     """
 
     def __init__(self, rows: str, layers: int):
@@ -86,17 +87,15 @@ class Rollout:
 
     def add(self, state: LayerState, rows: range) -> None:
         """Keep the layer's head mean; after the last layer, roll the batch out."""
-        mean = state.mean_attention()
+        mean = state.mean_attention()  # [image, query, key]
         if self.means is None or len(mean) > self.means.shape[1]:
             self.means = mean.new_empty(self.layers, *mean.shape)
-        means = self.means[:, : len(mean)]
+        means = self.means[:, : len(mean)]  # [layer, image, query, key]
         means[state.layer - 1] = mean
         if state.layer == self.layers:
-            start = torch.zeros(mean.shape[-1])
-            if self.rows == "cls":
-                start[0] = 1
-            else:
-                start[1:] = 1 / (len(start) - 1)
+            start = torch.zeros(mean.shape[-1])  # [query]
+            chosen = slice(0, 1) if self.rows == "cls" else slice(1, None)
+            start[chosen] = 1 / len(start[chosen])
             self.scores.add(rollout(list(means), start).cpu().numpy())
 
     def result(self) -> np.ndarray:

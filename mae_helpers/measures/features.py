@@ -12,7 +12,7 @@ from mae_helpers.encoder.walk import LayerState
 
 def head_features(state: LayerState) -> Tensor:
     """The mean over patch tokens of each head's output O = A V (Eq. 2): (B, heads, d_h). CLS stays among the keys."""
-    return state.head_outputs()[:, :, 1:].mean(dim=2)
+    return state.head_outputs()[:, :, 1:].mean(dim=2)  # [image, head, feature]
 
 
 def active(features: np.ndarray, k: int, by: str = "magnitude") -> np.ndarray:
@@ -27,9 +27,9 @@ def active(features: np.ndarray, k: int, by: str = "magnitude") -> np.ndarray:
         raise ValueError(f"active features by {by!r}: use magnitude or value")
     size = np.abs(features) if by == "magnitude" else features
     largest = np.argsort(-size, axis=-1, kind="stable")[..., :k]
-    found = np.zeros(features.shape, bool)
-    np.put_along_axis(found, largest, True, axis=-1)
-    return found
+    among = np.zeros(features.shape, bool)
+    np.put_along_axis(among, largest, True, axis=-1)
+    return among
 
 
 def common(active_features: np.ndarray, share: float) -> np.ndarray:
@@ -61,22 +61,13 @@ def feature_table(
 
     `clean` and each of `levels` are active features (images, layers, heads, d_h), `classes` (images,) their classes.
     """
+    layer, head = (index.ravel() + 1 for index in np.indices(clean.shape[1:3]))
     parts = []
     for level, perturbed in levels.items():
         for name in dict.fromkeys(classes.tolist()):
-            rows = classes == name
-            counts = retained(clean[rows], perturbed[rows], share)
-            layer, head = (index.ravel() + 1 for index in np.indices(counts[0].shape))
-            parts.append(
-                pd.DataFrame(
-                    {
-                        "layer": layer,
-                        "head": head,
-                        "clean_count": counts[0].ravel(),
-                        "retained_count": counts[1].ravel(),
-                    }
-                ).assign(**{"level": level, "class": name})
-            )
+            before, after = retained(clean[classes == name], perturbed[classes == name], share)  # [layer, head]
+            counts = {"layer": layer, "head": head, "clean_count": before.ravel(), "retained_count": after.ravel()}
+            parts.append(pd.DataFrame(counts).assign(**{"level": level, "class": name}))
     return pd.concat(parts, ignore_index=True)
 
 
@@ -85,21 +76,22 @@ def mean_drop(
 ) -> dict[str, float]:
     """Fig. 8: the mean of C_clean - C_pert over layers, heads and classes: mean_drop, low, high.
 
-    The interval is 1.96 bootstrap standard errors to either side: images are drawn anew within each class, clean and
-    perturbed together. (Percentiles would be off: a sample with repeated images has more common features.)
+    The interval is 1.96 bootstrap standard errors to either side, images drawn anew within each class, clean and perturbed
+    together. (Percentiles would be off: a sample with repeated images has more common features.)
     """
     if not len(clean):
         raise ValueError("mean drop of no images: give it at least one of each class")
     pairs = [(clean[classes == name], perturbed[classes == name]) for name in dict.fromkeys(classes.tolist())]
 
     def drop(*drawn: np.ndarray, axis: int = -1) -> np.ndarray:
-        found = []
+        drops = []
         for (before, after), index in zip(pairs, drawn, strict=True):
-            index = np.atleast_2d(index)
+            index = np.atleast_2d(index)  # [resample, image]
             weights = np.stack([np.bincount(row, minlength=len(before)) for row in index]) / index.shape[1]
+            # each [resample, feature of any layer and head]
             kept, left = (_common(weights @ part.reshape(len(part), -1), share) for part in (before, after))
-            found.append((kept & ~left).sum(-1) / np.prod(before.shape[1:-1]))
-        mean = np.mean(found, axis=0)
+            drops.append((kept & ~left).sum(-1) / np.prod(before.shape[1:-1]))
+        mean = np.mean(drops, axis=0)
         return mean if drawn[0].ndim > 1 else mean[0]
 
     rows = [np.arange(len(before)) for before, _ in pairs]

@@ -1,13 +1,21 @@
 """What a masked autoencoder sees and what it makes of it: masked images and reconstructions, for looking at."""
 
+from typing import Protocol
+
 import numpy as np
 import torch
 from timm.models.vision_transformer import VisionTransformer
-from torch import Tensor
+from torch import Tensor, nn
 
-from mae_helpers.demo.model import Decoder, patchify, unpatchify
+from mae_helpers.encoder.passes import Batches
 from mae_helpers.encoder.walk import visible_patches, walk
-from mae_helpers.images.sets import ImageSet
+from mae_helpers.profile.settings import Input
+
+
+class Pictures(Batches, Protocol):
+    """Images, and the normalisation by which they became what the model takes."""
+
+    input: Input
 
 
 def pixels(images: Tensor, mean: list[float], std: list[float]) -> np.ndarray:
@@ -18,14 +26,14 @@ def pixels(images: Tensor, mean: list[float], std: list[float]) -> np.ndarray:
 def hide_patches(images: Tensor, visible: Tensor, patch_size: int, fill: float = 0.0) -> Tensor:
     """Images (B, 3, H, W) with every patch but the `visible` ones (B, N_v) set to `fill`."""
     grid = images.shape[-1] // patch_size
-    shown = torch.zeros(len(images), grid * grid, device=images.device).scatter(1, visible, 1.0)
+    shown = torch.zeros(len(images), grid * grid, device=images.device).scatter(1, visible, 1.0)  # [image, patch]
     shown = shown.reshape(-1, 1, grid, grid).repeat_interleave(patch_size, 2).repeat_interleave(patch_size, 3)
     return images * shown + fill * (1 - shown)
 
 
 @torch.no_grad()
 def reconstruct(
-    model: VisionTransformer, decoder: Decoder | None, images: ImageSet, ratio: float, seed: int = 0
+    model: VisionTransformer, decoder: nn.Module | None, images: Pictures, ratio: float, seed: int = 0
 ) -> list[np.ndarray]:
     """Rows of pixels (B, H, W, 3): the images, their visible patches, and with a decoder the reconstructions.
 
@@ -34,16 +42,18 @@ def reconstruct(
     """
     if ratio == 0:
         raise ValueError("masking ratio 0: nothing is masked, so there is nothing to reconstruct; use a share above 0")
-    device, settings = model.pos_embed.device, images.input
-    batch = images.tensor(range(len(images))).to(device)
-    visible = visible_patches(images.ids, model.patch_embed.num_patches, ratio, seed).to(device)
-    masked = hide_patches(batch, visible, model.patch_embed.patch_size[0])
-    rows = [batch, masked]
+    device = model.pos_embed.device
+    ((_, ids, batch),) = images.batches(len(images))
+    batch = batch.to(device)  # [image, channel, row, column]
+    visible = visible_patches(ids, model.patch_embed.num_patches, ratio, seed).to(device)
+    rows = [batch, hide_patches(batch, visible, model.patch_embed.patch_size[0])]
     if decoder is not None:
+        from mae_helpers.demo.model import patchify, unpatchify
+
         *_, last = walk(model, batch, visible)
-        target = patchify(batch)
+        target = patchify(batch)  # [image, patch, pixel]
         scale = (target.var(-1, keepdim=True) + 1e-6).sqrt()
         predicted = decoder(model.norm(last.tokens), visible) * scale + target.mean(-1, keepdim=True)
         index = visible.unsqueeze(-1).expand(-1, -1, target.shape[-1])
         rows.append(unpatchify(predicted.scatter(1, index, target.gather(1, index))))
-    return [pixels(row, settings.mean, settings.std) for row in rows]
+    return [pixels(row, images.input.mean, images.input.std) for row in rows]

@@ -1,8 +1,9 @@
 """How far classes come apart in a layer: t-SNE to look at (Figs. 1, 2), and three numbers in the original space."""
 
+from collections.abc import Iterator
+
 import numpy as np
 import pandas as pd
-from openTSNE import TSNE
 from sklearn.linear_model import RidgeClassifierCV
 from sklearn.metrics import pairwise_distances, silhouette_score
 from sklearn.model_selection import StratifiedGroupKFold, cross_val_predict
@@ -28,11 +29,11 @@ def tsne(points: np.ndarray, perplexity: float, *, standardise: bool, seed: int 
     Raises ValueError where the perplexity is too large for the sample.
     """
     check_perplexity(perplexity, len(points))
-    if standardise:
-        points = StandardScaler().fit_transform(points)
-    reducer = TSNE(
-        perplexity=perplexity, initialization="pca", random_state=seed, n_jobs=1 if len(points) < 1000 else -1
-    )
+    from openTSNE import TSNE  # takes seconds to import
+
+    points = StandardScaler().fit_transform(points) if standardise else points
+    threads = 1 if len(points) < 1000 else -1
+    reducer = TSNE(perplexity=perplexity, initialization="pca", random_state=seed, n_jobs=threads)
     return np.asarray(reducer.fit(points.astype(np.float64)))
 
 
@@ -46,13 +47,13 @@ def knn_percent(distances: np.ndarray, labels: np.ndarray, groups: np.ndarray, n
 
     distances (n, n), labels (n,), groups (n,). Ties go to the class that stands first in sorted order.
     """
-    others = np.where(groups[:, None] == groups[None, :], np.inf, distances)
+    others = np.where(groups[:, None] == groups[None, :], np.inf, distances)  # [point, other point]
     fewest = int(np.isfinite(others).sum(axis=1).min())
     if fewest < neighbours:
         raise ValueError(f"{neighbours} neighbours: a point has only {fewest} points of other images; use more images")
     nearest = np.argpartition(others, neighbours - 1, axis=1)[:, :neighbours]
     names, codes = np.unique(labels, return_inverse=True)
-    votes = (codes[nearest][:, :, None] == np.arange(len(names))).sum(axis=1)
+    votes = (codes[nearest][:, :, None] == np.arange(len(names))).sum(axis=1)  # [point, class]
     return 100 * float((votes.argmax(axis=1) == codes).mean())
 
 
@@ -82,24 +83,25 @@ def separability(points: np.ndarray, labels: np.ndarray, groups: np.ndarray, fol
     }
 
 
+def _points(features: np.ndarray) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
+    """Each layer's number from 1, its points (n, D), and the image that each is of, (n,)."""
+    groups = np.repeat(np.arange(len(features)), 1 if features.ndim == 3 else features.shape[2])
+    for layer in range(features.shape[1]):
+        yield layer + 1, features[:, layer].reshape(len(groups), -1), groups
+
+
 def by_layer(features: np.ndarray, labels: np.ndarray) -> pd.DataFrame:
     """`separability` of every layer: features (images, layers, D) or (images, layers, N, D), labels (images,)."""
-    images, layers = features.shape[:2]
-    groups = np.repeat(np.arange(images), 1 if features.ndim == 3 else features.shape[2])
-    rows = [
-        {"layer": layer + 1} | separability(features[:, layer].reshape(len(groups), -1), labels[groups], groups)
-        for layer in range(layers)
-    ]
-    return pd.DataFrame(rows)
+    return pd.DataFrame(
+        {"layer": layer} | separability(points, labels[groups], groups) for layer, points, groups in _points(features)
+    )
 
 
 def embed_layers(features: np.ndarray, classes: np.ndarray, perplexity: float, *, standardise: bool) -> pd.DataFrame:
     """`tsne` of every layer, tidy: layer, image, class, x, y, one row a point; features as for `by_layer`."""
-    images, layers = features.shape[:2]
-    groups = np.repeat(np.arange(images), 1 if features.ndim == 3 else features.shape[2])
     tables = []
-    for layer in range(layers):
-        plane = tsne(features[:, layer].reshape(len(groups), -1), perplexity, standardise=standardise)
-        table = {"layer": layer + 1, "image": groups, "class": classes[groups], "x": plane[:, 0], "y": plane[:, 1]}
+    for layer, points, groups in _points(features):
+        plane = tsne(points, perplexity, standardise=standardise)
+        table = {"layer": layer, "image": groups, "class": classes[groups], "x": plane[:, 0], "y": plane[:, 1]}
         tables.append(pd.DataFrame(table))
     return pd.concat(tables, ignore_index=True)

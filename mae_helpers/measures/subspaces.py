@@ -16,9 +16,8 @@ SMALL = 0.01  # rad: angles below it are taken from their sines
 
 
 class Moments:
-    """X^T X, the column sum and the row count of the patch tokens of each group of images, in every layer.
+    """X^T X, column sum and row count of X, the patch tokens (tokens, D) of each group of images, in every layer.
 
-    All that the subspaces of X (tokens of a group x D) need, in memory that does not depend on the number of images.
     `groups` maps a name to the rows of its images; an image may belong to several groups.
     """
 
@@ -28,16 +27,17 @@ class Moments:
 
     def add(self, state: LayerState, rows: range) -> None:
         """Add one layer of the images `rows` to the groups that hold them."""
-        tokens = patch_tokens(state)
+        tokens = patch_tokens(state)  # [image, token, feature]
+        number, width = len(self.groups), tokens.shape[-1]
         if state.layer not in self.layers:
-            number, width = len(self.groups), tokens.shape[-1]
             sums = [torch.zeros(number, *shape, dtype=torch.float64) for shape in ((width, width), (width,))]
             self.layers[state.layer] = *sums, [0] * number
+        # [group, feature, feature], [group, feature], [group]
         grams, totals, counts = self.layers[state.layer]
         for index, members in enumerate(self.groups.values()):
             chosen = [position for position, row in enumerate(rows) if row in members]
             if chosen:
-                block = tokens[chosen].flatten(0, 1).double()
+                block = tokens[chosen].flatten(0, 1).double()  # [token of any image, feature]
                 _add_gram(grams[index], block)
                 totals[index] += block.sum(0).cpu()
                 counts[index] += len(block)
@@ -125,9 +125,9 @@ def angle_table(bases: dict[tuple[str, int], np.ndarray], pairs: Sequence[tuple[
     layers, names, angles = sorted({layer for _, layer in bases}), sorted({name for pair in pairs for name in pair}), []
     first, second = (np.array([names.index(pair[side]) for pair in pairs]) for side in (0, 1))
     for layer in layers:
-        each = np.stack([bases[name, layer][:, :k] for name in names])
+        each = np.stack([bases[name, layer][:, :k] for name in names])  # [group, feature, k]
         beside = each.transpose(1, 0, 2).reshape(width, -1)  # one product of all with all, and no copies for the pairs
-        cross = (beside.T @ beside).reshape(len(names), k, len(names), k)[first, :, second]
+        cross = (beside.T @ beside).reshape(len(names), k, len(names), k)[first, :, second]  # [pair, k, k]
         found = _angles(cross, lambda near, q=each, c=cross: q[second[near]] - q[first[near]] @ c[near])
         angles.append(found[:, 0])
     table = pd.DataFrame([*pairs] * len(layers), columns=["class_a", "class_b"])
@@ -135,10 +135,9 @@ def angle_table(bases: dict[tuple[str, int], np.ndarray], pairs: Sequence[tuple[
 
 
 def control_groups(classes: np.ndarray, seed: int) -> dict[str, list[int]]:
-    """Image rows of each class, of each class's two random halves, and of each class under shuffled labels.
+    """Image rows of `dress`, its random `dress / half 1` and `dress / half 2`, and shuffled labels' `dress / shuffled`.
 
-    The names are `dress`, `dress / half 1`, `dress / half 2` and `dress / shuffled`. ValueError for fewer than two
-    classes: angles are between them.
+    So for each class; ValueError for fewer than two: angles are between them.
     """
     if len(set(classes)) < 2:
         raise ValueError(
@@ -176,21 +175,16 @@ def angles_and_values(
     A control is left out where a group has no image, as the halves of a single one.
     Returns (control, k, centred, layer, class_a, class_b, theta1_deg) and (layer, class, index, singular_value).
     """
-    angles, values = [], []
+    there, angles, values = {name for name, _ in moments}, [], []
     for centred in centrings:
         bases = {key: spectrum(*sums, centred=centred, top=max(ks))[1] for key, sums in moments.items()}
-        there = {name for name, _ in moments}
         for control, all_pairs in control_pairs(classes).items():
             pairs = [pair for pair in all_pairs if there.issuperset(pair)]
             for k in ks if pairs else ():
                 angles.append(angle_table(bases, pairs, k).assign(control=control, k=k, centred=centred))
-        if not centred:
-            values = [
-                pd.DataFrame({"layer": layer, "class": name, "singular_value": spectrum(*sums, centred=False)[0]})
-                .rename_axis("index")
-                .reset_index()
-                for (name, layer), sums in moments.items()
-                if name in classes
-            ]
-    table = pd.concat(values, ignore_index=True) if values else pd.DataFrame()
-    return pd.concat(angles, ignore_index=True), table.assign(index=table["index"] + 1) if values else table
+    for (name, layer), sums in moments.items() if False in centrings else ():
+        if name in classes:
+            sizes = spectrum(*sums, centred=False)[0]
+            place = {"index": np.arange(1, len(sizes) + 1), "layer": layer, "class": name}
+            values.append(pd.DataFrame(place | {"singular_value": sizes}))
+    return pd.concat(angles, ignore_index=True), pd.concat(values, ignore_index=True) if values else pd.DataFrame()

@@ -3,17 +3,17 @@
 Files of the published ImageNet-C differ: they were made from other sizes and saved as JPEG.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 from zlib import crc32
 
 import numpy as np
 import pandas as pd
-from imagecorruptions import corrupt as make_corrupt
 
-from mae_helpers.images.sets import ImageError, ImageSet
-from mae_helpers.perturbations.levels import Change
+from mae_helpers.images.pixels import ImageError
+from mae_helpers.images.sets import Change, ImageSet
+from mae_helpers.perturbations.levels import Perturbation
 
 GROUPS = {
     "noise": ("gaussian_noise", "shot_noise", "impulse_noise"),
@@ -28,13 +28,12 @@ SMALLEST = 32  # pixels: what the corruptions need
 
 
 @dataclass(frozen=True)
-class Corruption:
+class Corruption(Perturbation):
     """One of the 15 corruptions at a severity from 1 to 5."""
 
     corruption: str
     severity: int
     seed: int = 0
-    guided: ClassVar[bool] = False
     in_processes: ClassVar[bool] = True  # numpy's global random state belongs to one thread at a time
     measures: ClassVar[tuple[str, ...]] = ("prediction", "embedding")
 
@@ -60,7 +59,7 @@ class Corruption:
 
 
 def corruption_levels(
-    names: tuple[str, ...] = tuple(GROUP_OF), severities: tuple[int, ...] = SEVERITIES, seed: int = 0
+    names: Sequence[str] = tuple(GROUP_OF), severities: Sequence[int] = SEVERITIES, seed: int = 0
 ) -> dict[tuple[str, int], Corruption]:
     """The cells of Table II: (corruption, severity) -> Corruption; ValueError where there are none."""
     if not len(severities):
@@ -74,13 +73,15 @@ def corrupt(pixels: np.ndarray, name: str, corruption: str, severity: int, seed:
     Drawn anew for each image `name`, corruption, severity and seed, so that neither order nor workers matter; numpy's
     global random state, which the package uses, is left as it was found.
     """
+    import imagecorruptions  # with numba: only where a corruption is made
+
     own = crc32(f"{seed} {name} {corruption} {severity}".encode())
     state = np.random.get_state()  # noqa: NPY002
     np.random.seed(own)  # noqa: NPY002
     try:
         more = {"seed": own} if corruption in OWN_SEED else {}
         pixels = np.round(pixels * 255).astype(np.uint8)
-        return make_corrupt(pixels, severity, corruption, **more).astype(np.float32) / 255
+        return imagecorruptions.corrupt(pixels, severity, corruption, **more).astype(np.float32) / 255
     finally:
         np.random.set_state(state)  # noqa: NPY002
 

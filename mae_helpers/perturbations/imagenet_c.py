@@ -3,7 +3,7 @@
 import hashlib
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,18 +11,19 @@ from typing import ClassVar
 
 import numpy as np
 
-from mae_helpers.images.pixels import ImageError, opened, resize, rgb
-from mae_helpers.images.sets import ImageSet, left_out, why_left_out
+from mae_helpers.images.pixels import ImageError, opened, read
+from mae_helpers.images.sets import Change, ImageSet, left_out, why_left_out
 from mae_helpers.perturbations import corruptions
 from mae_helpers.perturbations.corruptions import GROUP_OF, SEVERITIES
-from mae_helpers.perturbations.levels import Change, Perturbation
+from mae_helpers.perturbations.levels import Perturbation
 from mae_helpers.profile.settings import Images, Profile
 
 NUMBERED = re.compile(r"ILSVRC2012_val_\d{8}")
+Levels = dict[tuple[str, int], Perturbation]  # by corruption and severity
 
 
 @dataclass(frozen=True)
-class CorruptedFiles:
+class CorruptedFiles(Perturbation):
     """One corruption at one severity, read from published files instead of being made (Table II).
 
     `folder` holds a folder a class; `state` is a digest of its files, so that other files are another cell.
@@ -32,8 +33,6 @@ class CorruptedFiles:
     severity: int
     folder: str
     state: str
-    guided: ClassVar[bool] = False
-    in_processes: ClassVar[bool] = False
     measures: ClassVar[tuple[str, ...]] = ("prediction", "embedding")
 
     @property
@@ -43,22 +42,17 @@ class CorruptedFiles:
 
     def change(self, images: ImageSet, clean: Mapping[str, np.ndarray]) -> Change:
         """Instead of an image's pixels, those of its file; an image without one is an ImageError that names it."""
-        classes, size = dict(zip(images.ids, images.classes, strict=True)), images.input.size
-        root = Path(self.folder)
+        classes = dict(zip(images.ids, images.classes, strict=True))
 
-        def read(pixels: np.ndarray, name: str) -> np.ndarray:
-            path = root / classes[name] / file_name(name)
-            try:
-                image = resize(rgb(opened(path)), size, "squash")
-            except Exception as error:  # each format has errors of its own
-                if path.exists():
-                    raise ImageError(f"{path}: not a readable image ({error}); replace the file") from None
+        def file_of(pixels: np.ndarray, name: str) -> np.ndarray:
+            path = Path(self.folder, classes[name], file_name(name))
+            if not path.exists():
                 raise ImageError(
                     f"{path}: no such file; ImageNet-C must hold the images that `images` names, the validation set's"
-                ) from None
-            return np.asarray(image, np.float32) / 255
+                )
+            return read(lambda: opened(path), path, images.input.size, "squash", remedy="replace")
 
-        return read
+        return file_of
 
 
 def file_name(image_id: str) -> str:
@@ -78,58 +72,49 @@ def _state(folder: Path, classes: list[str] | str) -> str:
     return digest.hexdigest()[:16]
 
 
-def _place(root: Path, corruption: str) -> Path | None:
-    places = (root / corruption, root / GROUP_OF[corruption] / corruption)
-    return next((place for place in places if place.is_dir()), None)
-
-
-def file_levels(
-    source: Images | None, classes: list[str] | str, severities: tuple[int, ...] = SEVERITIES
-) -> dict[tuple[str, int], CorruptedFiles]:
+def file_levels(source: Images | None, classes: list[str] | str, severities: Sequence[int] = SEVERITIES) -> Levels:
     """The cells of Table II for which files lie in the profile's `imagenet_c`; none where that is missing and optional.
 
     A corruption may be missing as a whole; one that is there must have all severities, or an ImageError says so.
     """
     if left_out(source):
         return {}
-    root, found = Path(source.folder), {}
+    root, levels = Path(source.folder), {}
     if not root.is_dir():
         raise ImageError(f"{root}: no such folder of ImageNet-C; correct `folder` of imagenet_c (IMAGENET_C)")
-    for corruption in GROUP_OF:
-        place = _place(root, corruption)
-        for severity in severities if place else ():
-            folder = place / str(severity)
+    for corruption, group in GROUP_OF.items():
+        places = [place for place in (root / corruption, root / group / corruption) if place.is_dir()]
+        for severity in severities if places else ():
+            folder = places[0] / str(severity)
             if not folder.is_dir():
                 raise ImageError(f"{folder}: no such folder; ImageNet-C has severities 1 to 5 of each corruption")
             state = _state(folder, classes)
-            found[corruption, severity] = CorruptedFiles(corruption, severity, str(folder), state)
-    if not found:
+            levels[corruption, severity] = CorruptedFiles(corruption, severity, str(folder), state)
+    if not levels:
         raise ImageError(
             f"{root}: no corruption of ImageNet-C in it; expected folders such as gaussian_noise/1 or "
             "noise/gaussian_noise/1"
         )
-    return found
+    return levels
 
 
 def corruption_levels(
-    profile: Profile, severities: tuple[int, ...] = SEVERITIES, seed: int = 0, source: str = "auto"
-) -> tuple[dict[tuple[str, int], Perturbation], str]:
+    profile: Profile, severities: Sequence[int] = SEVERITIES, seed: int = 0, source: str = "auto"
+) -> tuple[Levels, str]:
     """The cells of Table II and what they are: `files` where the profile has them, else `generated` from clean images.
 
     `source` asks for one of the two, or for either: `auto`.
     """
     if source not in ("auto", "files", "generated"):
         raise ValueError(f"source {source!r} of the corruptions: use auto, files or generated")
-    found = {}
-    if source != "generated":
-        found = file_levels(profile.imagenet_c, profile.images.classes, tuple(severities))
-    if source == "files" and not found:
+    files = {} if source == "generated" else file_levels(profile.imagenet_c, profile.images.classes, severities)
+    if source == "files" and not files:
         raise ImageError(f"{why_left_out(profile.imagenet_c, 'ImageNet-C')} Name its folder, or use source=auto")
-    made = corruptions.corruption_levels(severities=tuple(severities), seed=seed)
-    return (found, "files") if found else (made, "generated")
+    made = corruptions.corruption_levels(severities=severities, seed=seed)
+    return (files, "files") if files else (made, "generated")
 
 
-def account(profile: Profile, levels: Mapping[tuple[str, int], Perturbation], made: str) -> str:
+def account(profile: Profile, levels: Levels, made: str) -> str:
     """One line for the page: what the corrupted images are, and which corruptions are missing."""
     if made == "generated":
         return f"{why_left_out(profile.imagenet_c, 'Published files of ImageNet-C') or ''} The corruptions are made from the clean images."

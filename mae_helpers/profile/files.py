@@ -2,6 +2,7 @@
 
 import errno
 import os
+import re
 import secrets
 import shutil
 import socket
@@ -25,33 +26,23 @@ class StorageError(OSError):
 def storage_error(error: OSError, path: Path, size: int | None = None) -> StorageError:
     """What went wrong with writing `path`, of `size` bytes where that is known, in words that say what to do."""
     folder = next(place for place in (path.parent, *path.parents) if place.is_dir())
+    elsewhere = "or choose another folder (--results, --out), and run again: what is finished is kept"
     if error.errno in FULL:
         needed = "" if size is None else f"{size / 2**20:.1f} MB are to be written, "
         free = f"{needed}{shutil.disk_usage(folder).free / 2**20:.1f} MB are free"
-        return StorageError(
-            f"{folder}: no room for {path.name} ({error.strerror}; {free}); make room, or choose another folder "
-            "(--results, --out), and run again: what is finished is kept"
-        )
+        return StorageError(f"{folder}: no room for {path.name} ({error.strerror}; {free}); make room, {elsewhere}")
     if error.errno in CLOSED:
-        return StorageError(
-            f"{folder}: {path.name} cannot be written there ({error.strerror}); allow it, or choose another folder "
-            "(--results, --out), and run again: what is finished is kept"
-        )
+        return StorageError(f"{folder}: {path.name} cannot be written there ({error.strerror}); allow it, {elsewhere}")
     return StorageError(f"{path}: cannot be written ({error.strerror or error})")
 
 
 def _is_dead(part: Path) -> bool:
     """Whether an unfinished file is one that a process of this machine left when it was killed."""
-    host, _, process = part.name.split(".")[-2].rpartition("-")[0].rpartition("-")
-    if host != _host() or not process.isdecimal():
-        return False
+    named = re.fullmatch(rf".*\.{re.escape(_host())}-(\d+)-[0-9a-f]+\.part", part.name)
     try:
-        os.kill(int(process), 0)
-    except ProcessLookupError:
-        return True
-    except OSError:
-        return False
-    return False
+        return named is not None and os.kill(int(named[1]), 0) is not None
+    except OSError as error:
+        return isinstance(error, ProcessLookupError)
 
 
 def _host() -> str:

@@ -6,13 +6,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
-from typing import get_args
 
 import torch
-from torch import nn
 
 from mae_helpers.profile.parameters import shown
-from mae_helpers.profile.settings import Computing, Precision
+from mae_helpers.profile.settings import PRECISIONS, Computing
 
 FIRST_BATCH = {"cuda": 256, "cpu": 8}  # on a CPU, so that a layer fits its caches
 
@@ -44,11 +42,8 @@ class Compute:
     workers: int = 1
 
     def __post_init__(self) -> None:
-        if self.precision not in get_args(Precision):
-            raise ValueError(f"precision {shown(self.precision)}: use one of {', '.join(get_args(Precision))}")
-        for name, value in (("batch_size", self.batch_size), ("workers", self.workers)):
-            if value is not None and (not isinstance(value, int) or value < 1):
-                raise ValueError(f"{name} {value!r}: use a whole number above 0")
+        if self.precision not in PRECISIONS:
+            raise ValueError(f"precision {shown(self.precision)}: use one of {', '.join(PRECISIONS)}")
 
     @property
     def identity(self) -> str:
@@ -68,8 +63,8 @@ class Compute:
 
 def computing_of(settings: Computing, precision: str | None = None) -> Compute:
     """The settings of a profile, with a notebook's own precision; reading threads as many as PyTorch's by default."""
-    workers = torch.get_num_threads() if settings.workers is None else settings.workers
-    return Compute(precision or settings.precision, settings.compile, settings.batch_size, workers)
+    precision = settings.precision if precision is None else precision
+    return Compute(precision, settings.compile, settings.batch_size, settings.workers or torch.get_num_threads())
 
 
 def is_out_of_memory(error: Exception) -> bool:
@@ -109,11 +104,3 @@ def keep_freed_memory() -> None:
     trim_threshold, mmap_threshold = -1, -3  # of glibc's malloc.h
     mallopt(trim_threshold, 2**31 - 1)
     mallopt(mmap_threshold, 2**30)
-
-
-def compile_blocks(model: nn.Module, backend: str = "inductor") -> nn.Module:
-    """Compile what lies between the places where a block is read: its norms and its MLP, two thirds of the work."""
-    for block in model.blocks:
-        for part in (block.norm1, block.norm2, block.mlp):
-            part.compile(backend=backend)
-    return model

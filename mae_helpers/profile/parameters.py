@@ -53,15 +53,15 @@ def parse_value(text: str) -> object:
 def _kind(name: str, defaults: Sequence[object]) -> tuple[Any, str]:
     """The kind of a parameter by its defaults in all notebooks that have it, a name where all are None; and in words."""
     low, high = (0, LARGEST_SEED) if name == "seed" else (1, LARGEST_COUNT)
-    whole, words = Annotated[int, Field(ge=low, le=high)], f"whole numbers from {low} to {high}"
+    count, counts = Annotated[int, Field(ge=low, le=high)], f"whole numbers from {low} to {high}"
     if name == "scheduler":  # a number of local workers, or the address of others: see sweep.workers
-        return whole | str | None, f"{words}, {TEXT}, or null"
+        return count | str | None, f"{counts}, {TEXT}, or null"
     some = next((default for default in defaults if default is not None), "")
     one = type(some[0] if isinstance(some, list) else some)
     one = float if one is int and name in MEASURED else one
-    kind = list[one] if isinstance(some, list) else one
-    words = WORDS.get(kind, words)
-    kind = kind if one is not int else list[whole] if isinstance(some, list) else whole
+    words = counts if one is int else WORDS[list[one] if isinstance(some, list) else one]
+    kind = count if one is int else one
+    kind = list[kind] if isinstance(some, list) else kind
     optional = None in defaults or name.endswith(ALL_WHERE_NONE)
     return (kind | None, f"{words}, or null") if optional else (kind, words)
 

@@ -5,15 +5,14 @@ import sys
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TypeVar
+from typing import Any
 
 from tqdm import tqdm
 
 PROGRESS_FILE = "MAE_HELPERS_PROGRESS"  # environment variable: where a runner reads "label step/total"
-Item = TypeVar("Item")
 
 
-def _reported(items: Iterable[Item], label: str, total: int, file: Path) -> Iterator[Item]:
+def _reported(items: Iterable[Any], label: str, total: int, file: Path) -> Iterator[Any]:
     written = 0.0
     for step, item in enumerate(items, 1):
         if time.monotonic() - written > 0.5 or step == total:
@@ -22,7 +21,7 @@ def _reported(items: Iterable[Item], label: str, total: int, file: Path) -> Iter
         yield item
 
 
-def progress(items: Iterable[Item], label: str, total: int) -> Iterable[Item]:
+def progress(items: Iterable[Any], label: str, total: int) -> Iterable[Any]:
     """Pass `items` through while telling how far they are, in whichever way the surroundings can show."""
     file = os.environ.get(PROGRESS_FILE)
     if file:

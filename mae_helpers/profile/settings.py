@@ -3,22 +3,14 @@
 import difflib
 import os
 import re
+from collections import Counter
 from collections.abc import Callable, Hashable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import pydantic
 import yaml
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    ValidationError,
-    ValidationInfo,
-    field_validator,
-    model_validator,
-)
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, ValidationInfo
 from pydantic_core import PydanticCustomError
 
 from mae_helpers.profile import plain_yaml
@@ -27,22 +19,20 @@ from mae_helpers.profile.parameters import TEXT, shown
 BUNDLED = Path(__file__).parent
 ROOT = BUNDLED.parents[1]
 VARIABLE = re.compile(r"\$\{(\w+)(?::-([^}]*))?\}")  # ${NAME} or ${NAME:-default}, as in a shell
-LONGEST = 2000  # characters of a setting; a path has fewer
-LARGEST_SIDE = 4096  # pixels of a model's input
-LARGEST_SIZE = 65_536  # of any number among a model's arguments; and of the weights they ask for:
-LARGEST_MODEL = 30_000_000_000  # numbers, more than the largest Vision Transformer has
-DEEPEST = 1000  # blocks
+ADDRESS = re.compile(r"https?://[^\s/]+/(\S*/)?[^\s/?#]*[^\s/?#.]")
 OUTSIDE = re.compile(r"pretrained.*|checkpoint.*|cache_dir|scriptable|exportable")  # what timm would fetch or load
+LONGEST = 2000  # characters of a setting; a path has fewer
+DEEPEST, LARGEST = 1000, 65_536  # the blocks of a model; any other number among its arguments
+LARGEST_MODEL = 30_000_000_000  # numbers, more than the largest Vision Transformer has
+PRECISIONS = ("float32", "tf32", "bf16")  # see machine.Compute
 REMEDIES = {  # by pydantic's type of error; for any other, what pydantic itself says
     "int_type": "a whole number",
     "float_type": "a number",
     "bool_type": "true or false",
     "string_type": TEXT,
     "list_type": "a list",
-    "dict_type": "a mapping of settings, with names for keys",
-    "model_type": "a mapping of settings, with names for keys",
     "is_instance_of": "null",
-}
+} | dict.fromkeys(("dict_type", "model_type"), "a mapping of settings, with names for keys")
 
 
 class ProfileError(ValueError):
@@ -62,12 +52,10 @@ def _if(fits: Callable[[Any], object], remedy: str) -> AfterValidator:
 
 def _names(value: Any, info: ValidationInfo) -> Any:
     """Names of classes, each once; or `all`, for whoever takes that."""
-    if value == "all":
-        return value
-    if not isinstance(value, list) or not all(isinstance(name, str) for name in value):
-        all_of_them = ", or all" if info.field_name == "classes" else ""
-        raise ValueError(f"is {shown(value)}; use a list of names (in quotes where YAML sees a number){all_of_them}")
-    again = sorted({name for name in value if value.count(name) > 1})
+    if value != "all" and not (isinstance(value, list) and all(isinstance(name, str) for name in value)):
+        whole = ", or all" if info.field_name == "classes" else ""
+        raise ValueError(f"is {shown(value)}; use a list of names (in quotes where YAML sees a number){whole}")
+    again = sorted(name for name, times in Counter(value).items() if times > 1) if value != "all" else []
     if again:
         raise ValueError(f"has {shown(again)} twice; name each class once")
     return value
@@ -76,10 +64,10 @@ def _names(value: Any, info: ValidationInfo) -> Any:
 def _buildable(arguments: dict[str, Any]) -> dict[str, Any]:
     """Arguments of a model that fetch and load nothing, and ask for no size beyond all reason."""
     for name, value in arguments.items():
-        limit = DEEPEST if name == "depth" else LARGEST_SIZE
-        numbers = [one for one in (value if isinstance(value, list) else [value]) if isinstance(one, int | float)]
         if OUTSIDE.fullmatch(name):
             raise ValueError(f"has {shown(name)}; weights come from `checkpoint` or `url` alone; leave it out")
+        limit = DEEPEST if name == "depth" else LARGEST
+        numbers = [one for one in (value if isinstance(value, list) else [value]) if isinstance(one, int | float)]
         if not all(0 <= one <= limit for one in numbers):  # nor is it true of NaN
             raise ValueError(f"has {shown(name)}, which is {shown(value)}; use numbers from 0 to {limit}")
     width, depth = arguments.get("embed_dim", 768), arguments.get("depth", 12)
@@ -88,36 +76,24 @@ def _buildable(arguments: dict[str, Any]) -> dict[str, Any]:
     return arguments
 
 
-def _names_a_folder(name: str) -> bool:
+def _is_folder_name(name: str) -> bool:
     return name.strip(" .") != "" and name.isprintable() and not set(name) & set("/\\") and len(name.encode()) <= 100
 
 
-Precision = Literal["float32", "tf32", "bf16"]  # see machine.Compute
-Count = Annotated[int, _if(lambda count: count > 0, "use a whole number above 0, or leave it out")]
-Side = Annotated[
-    int, _if(lambda side: 0 < side <= LARGEST_SIDE, f"use a whole number of pixels from 1 to {LARGEST_SIDE}")
-]
-Channels = Annotated[
-    list[float],
-    _if(lambda values: len(values) == 3 and max(map(abs, values)) < 1e30, "use three numbers, one a channel"),
-]
-Deviations = Annotated[Channels, _if(lambda values: min(values) > 0, "use numbers above 0")]
 FolderName = Annotated[
-    str, _if(_names_a_folder, "folders are called by it, so use up to 100 printable characters without / and \\")
+    str, _if(_is_folder_name, "folders are called by it, so use up to 100 printable characters without / and \\")
 ]
 FileName = Annotated[
     str, _if(re.compile(r"(?!bundled:(.*[/\\]|\.*$))[\s\S]*").fullmatch, "behind `bundled:` stands a file's name alone")
 ]
-TimmName = Annotated[
-    str, _if(re.compile(r"[\w.]+").fullmatch, "use a name of timm's, such as vit_base_patch16_224.mae")
+TimmName = Annotated[str, _if(re.compile(r"[\w.]+").fullmatch, "use a name of timm's, as vit_base_patch16_224.mae")]
+Address = Annotated[str, _if(ADDRESS.fullmatch, "use an address that begins with http and ends in the file's name")]
+Count = Annotated[int, _if(lambda count: count > 0, "use a whole number above 0, or leave it out")]
+Side = Annotated[int, _if(lambda side: 0 < side <= 4096, "use a whole number of pixels from 1 to 4096")]
+Channels = Annotated[
+    list[float], _if(lambda all_: len(all_) == 3 and max(map(abs, all_)) < 1e30, "use three numbers, one a channel")
 ]
-Address = Annotated[
-    str,
-    _if(
-        re.compile(r"https?://[^\s/]+/(\S*/)?[^\s/?#]*[^\s/?#.]").fullmatch,
-        "use an address that begins with http and ends in the file's name",
-    ),
-]
+Deviations = Annotated[Channels, _if(lambda values: min(values) > 0, "use numbers above 0")]
 
 
 class _Settings(BaseModel):
@@ -130,7 +106,7 @@ class _Settings(BaseModel):
     def __hash__(self) -> int:
         return hash(tuple(value for _, value in self if isinstance(value, Hashable)))
 
-    @model_validator(mode="before")
+    @pydantic.model_validator(mode="before")
     @classmethod
     def _known(cls, values: Any, info: ValidationInfo) -> Any:
         for key in values if isinstance(values, dict) else ():
@@ -157,7 +133,7 @@ class Images(_Settings):
     split: str = "validation"  # of a Hugging Face dataset
     optional: bool = False
 
-    @field_validator("folder")
+    @pydantic.field_validator("folder")
     @classmethod
     def _there(cls, folder: str | None, info: ValidationInfo) -> str | None:
         if not folder and info.data.get("source") not in ("bundled", "digits"):
@@ -189,7 +165,7 @@ class Model(_Settings):
     mean: Channels | None = None
     std: Deviations | None = None
 
-    @model_validator(mode="after")
+    @pydantic.model_validator(mode="after")
     def _named(self) -> "Model":
         if not self.checkpoint and not self.model:
             raise ValueError("has neither `checkpoint` nor `model`; give one of them")
@@ -199,7 +175,7 @@ class Model(_Settings):
 class Computing(_Settings):
     """How passes are computed: see `machine.Compute`, which says what each setting means."""
 
-    precision: Precision = "float32"
+    precision: Literal[PRECISIONS] = "float32"
     compile: bool = False
     batch_size: Count | None = None
     workers: Count | None = None
@@ -223,14 +199,13 @@ class Profile(_Settings):
     parameters: dict[str, Any] = {}  # of notebooks, where this profile wants other defaults
     path: Path | None = None  # where it was read
 
-    @model_validator(mode="after")
+    @pydantic.model_validator(mode="after")
     def _agrees(self) -> "Profile":
         for name, model in self.models.items():
             side = model.arguments.get("img_size", self.input.size)
             if side != self.input.size:
-                raise ValueError(
-                    f"models.{shown(name)[1:-1]} has img_size {shown(side)}, but input.size is {self.input.size}; make them the same"
-                )
+                what = f"models.{shown(name)[1:-1]} has img_size {shown(side)}"
+                raise ValueError(f"{what}, but input.size is {self.input.size}; make them the same")
         strange = set(self.three_classes) - set(self.images.classes)
         if self.images.classes and self.images.classes != "all" and strange:
             raise ValueError(f"three_classes has {shown(sorted(strange))}, which images.classes lacks; add them there")
@@ -282,10 +257,8 @@ def load_profile(name: str | Path) -> Profile:
         path = Path(os.path.expanduser(name))
     if not os.path.isfile(path):
         known = ", ".join(sorted(file.stem for file in BUNDLED.glob("*.yaml")))
-        raise ProfileError(
-            f"unknown profile {shown(str(name))}: neither a bundled one ({known}) nor a YAML file "
-            f"at {shown(str(path))[1:-1]}"
-        )
+        what = f"unknown profile {shown(str(name))}: neither a bundled one ({known}) nor a YAML file"
+        raise ProfileError(f"{what} at {shown(str(path))[1:-1]}")
     base = ROOT if path.resolve().parent == BUNDLED.resolve() else path.parent.resolve()
     try:
         profile = Profile.model_validate(plain_yaml.read(path.read_bytes()), context=base)

@@ -10,13 +10,12 @@ import pandas as pd
 import torch
 from timm.models.vision_transformer import VisionTransformer
 
-from mae_helpers import figures
 from mae_helpers.encoder import weights as checkpoints
-from mae_helpers.encoder.walk import Statistic, one_pass
-from mae_helpers.images import sets as images
-from mae_helpers.images.sets import ImageSet
+from mae_helpers.encoder.passes import Statistic, one_pass
+from mae_helpers.figures.style import use_style
+from mae_helpers.images.sets import ImageSet, fingerprint, left_out
 from mae_helpers.perturbations.levels import Perturbation
-from mae_helpers.profile.machine import Compute, computing_of
+from mae_helpers.profile.machine import Compute, computing_of, pick_device
 from mae_helpers.profile.parameters import check_parameter
 from mae_helpers.profile.settings import Images, Profile, load_profile
 from mae_helpers.run import tables as results
@@ -41,7 +40,7 @@ class Chapter:
         return self.tables / "pixels"
 
     def _opened(self, source: Images) -> ImageSet:
-        state = images.fingerprint(source)
+        state = fingerprint(source)
         return open_source(source, self.profile.input, state, self._pixels, self.compute.workers)
 
     def images(self, classes: list[str] | None = None, per_class: int | None = None) -> ImageSet:
@@ -65,12 +64,12 @@ class Chapter:
     def second_images(self) -> ImageSet | None:
         """The profile's second image set, or None where it names none or its optional folder is missing."""
         source = self.profile.second_images
-        return None if images.left_out(source) else self._opened(source)
+        return None if left_out(source) else self._opened(source)
 
     def shifted_images(self) -> dict[str, ImageSet]:
         """The profile's further test sets by name, ImageNet-R and ImageNet-A, without those that are left out."""
         sources = self.profile.shifted_images.items()
-        return {name: self._opened(source) for name, source in sources if not images.left_out(source)}
+        return {name: self._opened(source) for name, source in sources if not left_out(source)}
 
     def model(self, name: str) -> VisionTransformer:
         """A model of the profile by name, read once; `random` is mae_pretrained's architecture with random weights."""
@@ -139,13 +138,13 @@ class Chapter:
         return sweep(subjects, levels, measure, self.tables / "cells", self.compute, self.workers)
 
     @cached_property
-    def origin(self) -> dict[str, str]:
+    def made_from(self) -> dict[str, str]:
         """What the tables of this run are made from."""
-        return results.origin(self.profile)
+        return results.made_from(self.profile)
 
     def read(self, name: str) -> pd.DataFrame:
         """A table that another chapter wrote; an error where it is missing or of another run."""
-        return results.read_table(name, self.tables, self.origin)
+        return results.read_table(name, self.tables, self.made_from)
 
     def found(self, names: Iterable[str]) -> dict[str, pd.DataFrame]:
         """Those of the tables `names` that other chapters have written, by name; an error where one is of another run."""
@@ -153,7 +152,7 @@ class Chapter:
 
     def save(self, table: pd.DataFrame, name: str) -> pd.DataFrame:
         """Write a table to the run's results and pass it on."""
-        results.save_table(table, name, self.tables, self.origin)
+        results.save_table(table, name, self.tables, self.made_from)
         return table
 
     def pictured(self, chosen: ImageSet, what: str) -> None:
@@ -186,7 +185,7 @@ def begin(
     loaded = load_profile(profile)
     compute, tables = computing_of(loaded.compute, precision), results.folder(loaded, results_folder)
     workers = None if scheduler is None else Workers(scheduler, device)
-    chapter = Chapter(loaded, checkpoints.pick_device(device), seed, tables, compute, workers)
+    chapter = Chapter(loaded, pick_device(device), seed, tables, compute, workers)
     torch.manual_seed(seed)
-    figures.use_style()
+    use_style()
     return chapter

@@ -1,22 +1,21 @@
 """The page "Look closer": pictures and numbers of a few images in, one piece of HTML that needs no server out."""
 
-import json
+import itertools
 from base64 import b64encode
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
-from html import escape
 from io import BytesIO
 from pathlib import Path
-from string import Template
 
+import jinja2
 import matplotlib as mpl
 import numpy as np
 import pandas as pd
 from PIL import Image
 
-from mae_helpers.figures import MODEL_NAMES, class_title
-from mae_helpers.images.layouts import wordnet_ids
+from mae_helpers.figures.style import MODEL_NAMES, class_title
+from mae_helpers.images.labels import wordnet_ids
 from mae_helpers.images.sets import ImageSet
-from mae_helpers.measures.robustness import alignment
+from mae_helpers.measures.alignment import alignment
 from mae_helpers.perturbations.levels import Perturbation, pictures
 
 PARTS = Path(__file__).parent / "look_closer"  # the page's HTML, CSS and JavaScript
@@ -46,7 +45,7 @@ def per_image(
     sets: Mapping[str, ImageSet],
     perturbation: str,
 ) -> pd.DataFrame:
-    """`robustness.alignment` of one perturbation, clean at its first level; also columns perturbation, predicted."""
+    """`alignment` of one perturbation, clean at its first level; also columns perturbation, predicted."""
     first = next(iter(next(iter(embeddings.values()))))
     table = alignment(embeddings, predictions, sets, clean=first)
     predicted = [predictions[model][level] for model, levels in embeddings.items() for level in levels]
@@ -149,22 +148,18 @@ def page_data(shown: Sequence[dict], table: pd.DataFrame, levels: Levels, names:
 
     `table` comes from `per_image`; `names` are the classes' titles. KeyError where it lacks an image or a level.
     """
-    models = list(shown[0]["models"])
     cells = table.set_index(["image", "model", "perturbation", "level"])[["cosine", "predicted", "correct"]]
     cells = {
-        key: (round(float(cosine), 4), int(label), bool(right)) for key, cosine, label, right in cells.itertuples()
+        key: {"cosine": round(float(cosine), 4), "predicted": int(label), "correct": bool(right)}
+        for key, cosine, label, right in cells.itertuples()
     }
     images = []
     for one in shown:
-        placed = {}
-        for model in models:
-            placed[model] = {"overlay": one["models"][model]["overlay"]}
-            for name, chosen in levels.items():
-                found = [cells[one["id"], model, name, level] for level in chosen]
-                columns = dict(
-                    zip(("cosine", "predicted", "correct"), map(list, zip(*found, strict=True)), strict=True)
-                )
-                placed[model][name] = columns | {"pictures": one["models"][model][name]}
+        placed = {model: {"overlay": places["overlay"]} for model, places in one["models"].items()}
+        for model, name in itertools.product(placed, levels):
+            numbers = [cells[one["id"], model, name, level] for level in levels[name]]
+            columns = {key: [number[key] for number in numbers] for key in numbers[0]}
+            placed[model][name] = columns | {"pictures": one["models"][model][name]}
         truth = class_title(one["class"])
         about = {"title": f"{truth} {one['number']}", "id": one["id"], "truth": truth}
         images.append(about | {"pictures": one["pictures"], "clean": one["clean"], "models": placed})
@@ -174,59 +169,16 @@ def page_data(shown: Sequence[dict], table: pd.DataFrame, levels: Levels, names:
         rest = [(tick.format(level), sentence.format(level)) for level in list(chosen)[1:]]
         ticks, words = map(list, zip(first, *rest, strict=True))
         perturbations.append({"key": name, "name": title, "levels": ticks, "words": words})
-    titles = [{"key": model, "name": MODEL_NAMES.get(model, model)} for model in models]
-    return {"models": titles, "perturbations": perturbations, "names": list(names), "images": images}
-
-
-def as_json(data: object) -> str:
-    """JSON for a script element: no `<` is left in it, so that nothing in the data can end the element."""
-    return json.dumps(data, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c")
-
-
-def plain_table(data: Mapping) -> str:
-    """What a page without scripts shows: each image and model clean and at the last level of each perturbation."""
-    heads = [
-        "image",
-        "true class",
-        "model",
-        "clean",
-        *(f"{p['name']} {p['levels'][-1]}" for p in data["perturbations"]),
-    ]
-    body = []
-    for image in data["images"]:
-        for model in data["models"]:
-            found = image["models"][model["key"]]
-            first = found[data["perturbations"][0]["key"]]
-            cells = [image["title"], image["truth"], model["name"], data["names"][first["predicted"][0]]]
-            for perturbation in data["perturbations"]:
-                last = {name: values[-1] for name, values in found[perturbation["key"]].items()}
-                cells.append(f"{data['names'][last['predicted']]}, cosine {last['cosine']:.3f}")
-            body.append("".join(f"<td>{escape(cell)}</td>" for cell in cells))
-    head = "".join(f'<th scope="col">{escape(name)}</th>' for name in heads)
-    rows = "".join(f"<tr>{cells}</tr>" for cells in body)
-    return f"<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"
+    models = [{"key": model, "name": MODEL_NAMES.get(model, model)} for model in shown[0]["models"]]
+    return {"models": models, "perturbations": perturbations, "names": list(names), "images": images}
 
 
 def page(data: Mapping) -> str:
-    """The page's piece of HTML, with its style, script and data inside: nothing is fetched from anywhere."""
-    options = "".join(
-        f'<option value="{place}">{escape(image["title"])}</option>' for place, image in enumerate(data["images"])
-    )
-    kinds = "".join(
-        f'<label class="closer-choice"><input type="radio" name="closer-kind" value="{place}"> '
-        f"{escape(kind['name'])}</label>"
-        for place, kind in enumerate(data["perturbations"])
-    )
-    card = Template((PARTS / "card.html").read_text())
-    cards = "".join(
-        card.substitute(key=place, name=escape(model["name"])) for place, model in enumerate(data["models"])
-    )
-    return Template((PARTS / "closer.html").read_text()).substitute(
-        style=(PARTS / "closer.css").read_text(),
-        script=(PARTS / "closer.js").read_text(),
-        options=options,
-        kinds=kinds,
-        cards=cards,
-        data=as_json(data),
-        table=plain_table(data),
-    )
+    """The page's piece of HTML, with its style, script and data inside: nothing is fetched from anywhere.
+
+    Jinja escapes each text, and in the data each `<`, so that no name can end an element.
+    """
+    parts = jinja2.Environment(loader=jinja2.FileSystemLoader(PARTS), autoescape=True, trim_blocks=True)
+    parts.policies["json.dumps_kwargs"] = {"allow_nan": False, "separators": (",", ":")}
+    style, script = ((PARTS / name).read_text() for name in ("closer.css", "closer.js"))
+    return parts.get_template("closer.html").render(data, data=data, style=style, script=script)

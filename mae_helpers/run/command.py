@@ -1,28 +1,25 @@
-"""Run chapters through papermill and build the book: `python -m mae_helpers.run [notebooks] --profile demo`."""
+"""Run chapters through papermill and build the book: `python -m mae_helpers.run [notebooks] --profile demo`.
+
+What is wrong with the command line is said before PyTorch and what else takes seconds is imported.
+"""
 
 import argparse
 import json
 import os
 import sys
 import tempfile
-import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
-from mae_helpers.encoder import weights as checkpoints
-from mae_helpers.images import sets as images
-from mae_helpers.perturbations import imagenet_c
 from mae_helpers.profile.files import StorageError
 from mae_helpers.profile.parameters import parse_value
 from mae_helpers.profile.progress import PROGRESS_FILE
 from mae_helpers.profile.settings import ROOT, Profile, load_profile, reference
-from mae_helpers.run import notebooks
-from mae_helpers.run import site as book
-from mae_helpers.run import tables as results
+from mae_helpers.run import notebooks, site
 from mae_helpers.run.display import Display
 from mae_helpers.run.usage import USAGE_FILE
-from mae_helpers.sweep import workers
 
 
 def check_inputs(profile: Profile, device: str) -> None:
@@ -30,33 +27,42 @@ def check_inputs(profile: Profile, device: str) -> None:
 
     Weights that are missing are downloaded here; optional images that are missing are named.
     """
-    checkpoints.pick_device(device)
-    images.first_images(profile)
-    images.second_images(profile)
-    images.shifted_images(profile)
+    from mae_helpers.encoder import weights
+    from mae_helpers.images import sets
+    from mae_helpers.perturbations import imagenet_c
+    from mae_helpers.profile.machine import pick_device
+
+    pick_device(device)
+    for opened in (sets.first_images, sets.second_images, sets.shifted_images):
+        opened(profile)
     imagenet_c.file_levels(profile.imagenet_c, profile.images.classes)
     optional = {"second images": profile.second_images, "ImageNet-C's files": profile.imagenet_c}
     for what, source in (optional | profile.shifted_images).items():
-        if source is not None and images.left_out(source):
-            print(images.why_left_out(source, what), file=sys.stderr)
+        if source is not None and sets.left_out(source):
+            print(sets.why_left_out(source, what), file=sys.stderr)
     for name in profile.models:
         if name == "mae_decoder":
-            checkpoints.load_decoder(profile)
+            weights.load_decoder(profile)
         else:
-            checkpoints.load_model(profile, name)
+            weights.load_model(profile, name)
 
 
 def default_jobs(device: str, scheduler: int | str | None = None) -> int:
     """How many chapters to run side by side: two on a CPU with two cores or more; one on a GPU, or where workers are busy."""
-    busy = scheduler is not None or checkpoints.pick_device(device).type == "cuda"
+    from mae_helpers.profile.machine import pick_device
+
+    busy = scheduler is not None or pick_device(device).type == "cuda"
     return 1 if busy else min(2, os.cpu_count() or 1)
 
 
 def chosen_scheduler(text: str | None, given: dict[str, object]) -> int | str | None:
     """The scheduler of `--scheduler` or of `-p scheduler`, checked; the path of a scheduler's file seen from anywhere."""
-    found = parse_value(text) if text is not None else given.get("scheduler")
-    workers.check(found)
-    return str(Path(found).resolve()) if isinstance(found, str) and "://" not in found else found
+    chosen = parse_value(text) if text is not None else given.get("scheduler")
+    if chosen is not None:
+        from mae_helpers.sweep import workers
+
+        workers.check(chosen)
+    return str(Path(chosen).resolve()) if isinstance(chosen, str) and "://" not in chosen else chosen
 
 
 class Run:
@@ -69,17 +75,19 @@ class Run:
         given: dict[str, object],
         device: str,
         out: Path,
-        tables: str | None,
+        results: str | None,
         scheduler: int | str | None = None,
     ):
-        self.profile, self.device = profile, device
-        self.paths = notebooks.find(names)
-        folder = str(Path(tables).resolve()) if tables else None
-        defaults = {"profile": reference(profile), "device": device, "results_folder": folder}
-        defaults |= {"scheduler": scheduler} if scheduler is not None else {}
-        self.parameters = notebooks.choose_parameters(self.paths, given, profile.parameters | defaults)
-        self.data, self.executed = results.data_fingerprint(profile), out / "executed" / profile.name
-        self.tables, self.recording = results.folder(profile, tables), threading.Lock()
+        self.profile, self.device, self.paths = profile, device, notebooks.find(names)
+        folder = str(Path(results).resolve()) if results else None
+        own = {"profile": reference(profile), "device": device, "results_folder": folder}
+        own |= {"scheduler": scheduler} if scheduler is not None else {}
+        self.parameters = notebooks.choose_parameters(self.paths, given, profile.parameters | own)
+
+        from mae_helpers.run import tables  # all above is said without PyTorch
+
+        self.data, self.tables = tables.data_fingerprint(profile), tables.folder(profile, results)
+        self.executed = out / "executed" / profile.name
 
     def fingerprint(self, path: Path) -> str:
         """What decides this chapter's content now."""
@@ -89,8 +97,20 @@ class Run:
         """Whether the chapter's executed copy is whole and shows what it would show now."""
         return notebooks.is_current(self.executed / path.name, self.profile.name, self.fingerprint(path), self.tables)
 
+    def about(self) -> dict[str, object]:
+        """What `run.json` says of the run as a whole."""
+        from mae_helpers.encoder.weights import checkpoint_hashes
+        from mae_helpers.profile.machine import pick_device
+        from mae_helpers.run.tables import provenance
+
+        device, hashes = str(pick_device(self.device)), checkpoint_hashes(self.profile)
+        about = {"profile": self.profile.name, "device": device, "data": self.data, "checkpoints": hashes}
+        return about | {"provenance": provenance()}
+
     def chapter(self, path: Path, display: Display, threads: int, about: dict) -> str | None:
         """Run one chapter unless it is current; returns what went wrong, if anything did."""
+        from mae_helpers.run.tables import record_run
+
         if self.is_current(path):
             return None
         mark = {"profile": self.profile.name, "fingerprint": self.fingerprint(path)}
@@ -102,11 +122,10 @@ class Run:
                 with display.following(path.stem, file):
                     target = self.executed / path.name
                     notebooks.execute(path, target, self.parameters[path], mark, environment, self.tables)
-                usage = json.loads(used.read_text()) if used.exists() else {}
-                parameters = notebooks.parameters_of(path) | self.parameters[path]
-                entry = {"seconds": round(time.monotonic() - began, 1), **usage, "parameters": parameters}
-                with self.recording:
-                    results.record_run(self.tables, path.stem, entry | {"fingerprint": mark["fingerprint"]}, **about)
+                entry = {"seconds": round(time.monotonic() - began, 1)}
+                entry |= json.loads(used.read_text()) if used.exists() else {}
+                entry |= {"parameters": notebooks.parameters_of(path) | self.parameters[path]}
+                record_run(self.tables, path.stem, entry | {"fingerprint": mark["fingerprint"]}, **about)
             except (notebooks.NotebookError, StorageError) as error:
                 return str(error)
         return None
@@ -120,46 +139,35 @@ class Run:
         stale = [path for path in self.paths if not self.is_current(path)]
         current = len(self.paths) - len(stale)
         print(f"{self.profile.name}: {current} of {len(self.paths)} notebooks are up to date", file=sys.stderr)
-        if stale:
-            check_inputs(self.profile, self.device)
-        about = {
-            "profile": self.profile.name,
-            "device": str(checkpoints.pick_device(self.device)),
-            "data": self.data,
-            "checkpoints": checkpoints.checkpoint_hashes(self.profile) if stale else {},
-            "provenance": results.provenance(),
-        }
+        if not stale:
+            return True
+        check_inputs(self.profile, self.device)
         last = [path for path in self.paths if notebooks.has_tag(path, notebooks.READS_RUN)]
         readers = [path for path in self.paths if notebooks.has_tag(path, notebooks.READS_TABLES)]
-        others = sorted(
-            set(self.paths) - set(readers) - set(last), key=lambda path: (-notebooks.usual_seconds(path), path)
-        )
-        threads = max(1, (os.cpu_count() or 1) // jobs)
-        failures = []
+        others = {*self.paths} - {*readers} - {*last}
+        rounds = (sorted(others, key=lambda path: (-notebooks.usual_seconds(path), path)), readers, last)
+        threads, about = max(1, (os.cpu_count() or 1) // jobs), self.about()
         with Display() as display, ThreadPoolExecutor(jobs) as pool:
-            for chapters in (others, readers, last):
-                futures = [pool.submit(self.chapter, path, display, threads, about) for path in chapters]
-                try:
-                    failures += [future.result() for future in futures]
-                except KeyboardInterrupt:
-                    print("stopped: what was finished is kept", file=sys.stderr, flush=True)
-                    os._exit(130)  # at once: threads would be waited for, and the notebooks' kernels end with us
-        failures = [failure for failure in failures if failure]
+            run = partial(self.chapter, display=display, threads=threads, about=about)
+            try:
+                failures = [failure for chapters in rounds for failure in pool.map(run, chapters) if failure]
+            except KeyboardInterrupt:
+                print("stopped: what was finished is kept", file=sys.stderr, flush=True)
+                os._exit(130)  # at once: threads would be waited for, and the notebooks' processes end with us
         for failure in failures:
             print(f"error: {failure}", file=sys.stderr)
         return not failures
 
 
-def build_book(profile: Profile, out: Path, tables: Path, required: bool) -> bool:
+def build_book(run: Run, out: Path, required: bool) -> bool:
     """Build the site if every chapter has a whole copy on this profile; returns False where one is missing."""
-    executed = out / "executed" / profile.name
-    complaints = [notebooks.complaint(executed / path.name, profile.name, tables) for path in notebooks.find([])]
-    complaints = [text for text in complaints if text]
+    names = [run.executed / path.name for path in notebooks.find([])]
+    complaints = [text for path in names if (text := notebooks.complaint(path, run.profile.name, run.tables))]
     if complaints:
         print(f"no book was built: {'; '.join(complaints)}", file=sys.stderr)
         return not required
     began = time.monotonic()
-    built = book.build(profile, executed, tables, out)
+    built = site.build(run.profile, run.executed, run.tables, out)
     state = f"built in {time.monotonic() - began:.0f} s" if built else "up to date"
     print(f"book {state}: {out / 'html' / 'index.html'}", file=sys.stderr)
     return True
@@ -183,21 +191,21 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--no-book", action="store_true", help="run the notebooks only")
     options = parser.parse_args(arguments)
     try:
-        profile = load_profile(options.profile)
+        if options.jobs is not None and options.jobs < 1:
+            raise ValueError(f"--jobs {options.jobs}: use 1 or more")
+        profile, out = load_profile(options.profile), options.out.resolve()
         given = {name: parse_value(value) for name, value in options.p}
-        out = options.out.resolve()
         scheduler = chosen_scheduler(options.scheduler, given)
         given |= {"scheduler": scheduler} if "scheduler" in given else {}
-        jobs = default_jobs(options.device, scheduler) if options.jobs is None else options.jobs
-        if jobs < 1:
-            raise ValueError(f"--jobs {jobs}: use 1 or more")
-        if not Run(profile, options.notebooks, given, options.device, out, options.results, scheduler).all(jobs):
-            if not options.no_book:
-                print("no book was built: a chapter failed", file=sys.stderr)
+        run = Run(profile, options.notebooks, given, options.device, out, options.results, scheduler)
+        finished = run.all(options.jobs or default_jobs(options.device, scheduler))
+        if options.no_book:
+            return 0 if finished else 1
+        if not finished:
+            print("no book was built: a chapter failed", file=sys.stderr)
             return 1
-        tables = results.folder(profile, options.results)
-        return 0 if options.no_book or build_book(profile, out, tables, required=not options.notebooks) else 1
-    except (ValueError, OSError, book.BookError) as error:
+        return 0 if build_book(run, out, required=not options.notebooks) else 1
+    except (ValueError, OSError, site.BookError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
 

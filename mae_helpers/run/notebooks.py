@@ -1,52 +1,80 @@
-"""Run one notebook through papermill so that what is left behind is whole, current, or plainly marked as failed."""
+"""The chapters: what each takes, what decides its content, and one run of it that is whole, current, or plainly failed."""
 
 import ast
 import difflib
 import hashlib
 import json
+import os
+import re
+import subprocess
+import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-import nbformat
-import papermill
+import yaml
 
-from mae_helpers.profile.files import remove, storage_error, write_whole
+from mae_helpers.profile.files import remove, write_whole
 from mae_helpers.profile.parameters import check_parameter, shown
 from mae_helpers.profile.settings import ROOT, Profile
-from mae_helpers.run import pages
+from mae_helpers.run import usage
+from mae_helpers.sweep.current import code_behind, imports
 
-NOTEBOOKS, CODE, BENCHMARKS = ROOT / "notebooks", ROOT / "mae_helpers", ROOT / "benchmarks"
+NOTEBOOKS, CODE, BENCHMARKS = ROOT / "notebooks", Path(__file__).parents[1], ROOT / "benchmarks"
 READS_TABLES = "reads-tables"  # tag of a cell that reads what other chapters wrote
 READS_RUN = "reads-run"  # tag of a cell that reads how the other chapters ran
 READS_BENCHMARKS = "reads-benchmarks"  # tag of a cell that reads what `make bench` measured
 HOW = ("scheduler",)  # parameters that say where a chapter is computed: they change nothing in it
 OPTIONS = {"profile": "--profile", "device": "--device", "results_folder": "--results"}
-MARK = pages.KEY  # key in an executed notebook's metadata: profile, fingerprint, seconds, tables
+MARK = "mae_helpers"  # in the metadata of an executed notebook: what made it; in that of a cell: its data
+WRITTEN_LATER = {"scorecard.csv", "run.json"}  # by another chapter, or when all have run
+BESIDE = {  # files that a module reads, by its name's beginning
+    "mae_helpers.verdicts": ("verdicts/*.yaml", "verdicts/published/*.csv"),
+    "mae_helpers.run.closer": ("run/look_closer/*",),
+}
+KILLED = 138  # papermill's status where the notebook's process is gone
 
 
 class NotebookError(ValueError):
     """A notebook, or a parameter of one, that cannot be run: the message names it and the remedy."""
 
 
+def read(path: Path) -> dict:
+    """A notebook (nbformat 4), the source of each cell in one piece; nbformat itself takes seconds to be imported."""
+    notebook = json.loads(path.read_text(encoding="utf-8"))
+    for cell in notebook["cells"]:
+        cell["source"] = "".join(cell["source"])
+    return notebook
+
+
+def written(notebook: dict) -> str:
+    """A notebook's text as nbformat writes it."""
+    cells = [cell | {"source": cell["source"].splitlines(keepends=True)} for cell in notebook["cells"]]
+    return json.dumps(notebook | {"cells": cells}, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
+
+
+def tags(cell: dict) -> list[str]:
+    """A cell's tags."""
+    return cell["metadata"].get("tags", [])
+
+
 def find(names: list[str], folder: Path = NOTEBOOKS) -> list[Path]:
     """The chapters called by number (`03`), by stem or by path, in order; all where no name is given."""
     known = sorted(folder.glob("[0-9]*.ipynb"))
-    if not names:
-        return known
-    chosen = set()
+    chosen = set() if names else {*known}
     for name in names:
         stem = Path(name).stem
-        found = [path for path in known if path.stem == stem or path.stem.split("_")[0] == stem.zfill(2)]
-        if not found:
+        called = [path for path in known if path.stem == stem or path.stem.split("_")[0] == stem.zfill(2)]
+        if not called:
             raise NotebookError(f"no notebook {name!r} in {folder}; there are {', '.join(p.stem for p in known)}")
-        chosen.update(found)
+        chosen.update(called)
     return sorted(chosen)
 
 
 def parameters_of(path: Path) -> dict[str, object]:
     """The names in the notebook's `parameters` cell with their defaults."""
-    found = papermill.inspect_notebook(str(path))
-    return {name: ast.literal_eval(parameter["default"]) for name, parameter in found.items()}
+    sources = [cell["source"] for cell in read(path)["cells"] if "parameters" in tags(cell)]
+    lines = [node for node in ast.parse("\n".join(sources)).body if isinstance(node, ast.Assign)]
+    return {name.id: ast.literal_eval(line.value) for line in lines for name in line.targets}
 
 
 def choose_parameters(
@@ -71,61 +99,75 @@ def choose_parameters(
     every = [*known.values(), *map(parameters_of, sorted({*folder.glob("[0-9]*.ipynb")} - {*paths}))]
     for name, value in values.items():
         usual = [parameters[name] for parameters in every if name in parameters]
-        if not usual and name not in (*OPTIONS, *HOW):
-            close = difflib.get_close_matches(name[:80], set().union(*every), n=1)
-            raise NotebookError(
-                f"the profile's parameter {shown(name)} is unknown to every notebook; "
-                + (f"did you mean {close[0]!r}?" if close else "leave it out")
-            )
         if usual:
             try:
                 check_parameter(name, value, usual, "parameter" if name in given else "the profile's parameter")
             except ValueError as error:
                 raise NotebookError(str(error)) from None
+        elif name not in (*OPTIONS, *HOW):
+            close = difflib.get_close_matches(name[:80], set().union(*every), n=1)
+            raise NotebookError(
+                f"the profile's parameter {shown(name)} is unknown to every notebook; "
+                + (f"did you mean {close[0]!r}?" if close else "leave it out")
+            )
     return {path: {name: value for name, value in values.items() if name in known[path]} for path in paths}
 
 
 def has_tag(path: Path, tag: str) -> bool:
     """Whether a cell of the notebook has a tag, such as READS_TABLES or READS_RUN."""
-    return any(tag in cell.metadata.get("tags", []) for cell in nbformat.read(path, 4).cells)
+    return any(tag in tags(cell) for cell in read(path)["cells"])
 
 
 def usual_seconds(path: Path) -> float:
     """How long the notebook says that it takes on the demo (its metadata), or 0: the longest are started first."""
-    return nbformat.read(path, 4).metadata.get(MARK, {}).get("seconds", 0)
+    return read(path)["metadata"].get(MARK, {}).get("seconds", 0)
+
+
+def modules(path: Path) -> list[str]:
+    """The modules of ours that a notebook's code cells import."""
+    sources = [cell["source"] for cell in read(path)["cells"] if cell["cell_type"] == "code"]
+    code = re.sub(r"(?m)^(\s*)[%!].*", r"\1pass", "\n".join(sources))  # what only IPython understands
+    places = {name: CODE.parent.joinpath(*name.split(".")) for name in imports(code, "")}
+    ours = {name: place for name, place in places.items() if CODE in (place, *place.parents)}
+    return sorted(name for name, place in ours.items() if place.is_dir() or place.with_suffix(".py").exists())
 
 
 def fingerprint(
     path: Path, profile: Profile, parameters: dict[str, object], data: str, tables: Path | None = None
 ) -> str:
-    """A digest of all that decides what a notebook will show: its cells, its parameters, the code and the data.
+    """A digest of all that decides what a notebook will show: cells, parameters, profile, data, the code it imports.
 
     Where a cell has the tag `reads-tables`, the other chapters' tables in the folder `tables` decide as well; with
     `reads-run` what its `run.json` says of them; with `reads-benchmarks` what `make bench` measured last.
     """
-    digest = hashlib.sha256(data.encode())
-    for cell in nbformat.read(path, 4).cells:
-        if tables and READS_TABLES in cell.metadata.get("tags", []):
-            for file in sorted(tables.glob("*.csv")):
-                digest.update(file.read_bytes() if file.stem != "scorecard" else b"")
-        if tables and READS_RUN in cell.metadata.get("tags", []) and (tables / "run.json").exists():
-            ran = json.loads((tables / "run.json").read_text())["notebooks"]
-            digest.update(json.dumps({name: entry for name, entry in ran.items() if name != path.stem}).encode())
-        if READS_BENCHMARKS in cell.metadata.get("tags", []):
-            for file in sorted(BENCHMARKS.glob("*.csv")):
-                digest.update(file.read_bytes())
-        digest.update(json.dumps([cell.cell_type, cell.source, cell.metadata], sort_keys=True).encode())
+    cells, imported = read(path)["cells"], modules(path)
     what = {name: value for name, value in parameters.items() if name not in HOW}
-    digest.update(json.dumps(what, sort_keys=True).encode())
-    code = sorted(
-        path
-        for kind in ("*.py", "verdicts/*.yaml", "verdicts/published/*.csv", "run/look_closer/*")
-        for path in CODE.rglob(kind)
-    )
-    for file in [*code, profile.path, ROOT / "requirements.lock"]:
-        if file.exists():
-            digest.update(file.read_bytes())
+    parts = [data, code_behind(*imported).digest if imported else "", json.dumps(what, sort_keys=True)]
+    parts += [json.dumps([cell["cell_type"], cell["source"], cell["metadata"]], sort_keys=True) for cell in cells]
+    read_by = {tag for cell in cells for tag in tags(cell)}
+    beside = [names for start, names in BESIDE.items() if any(name.startswith(start) for name in imported)]
+    files = [profile.path, *(file for names in beside for name in names for file in sorted(CODE.glob(name)))]
+    if tables and READS_TABLES in read_by:
+        files += [file for file in sorted(tables.glob("*.csv")) if file.name not in WRITTEN_LATER]
+    if READS_BENCHMARKS in read_by:
+        files += sorted(BENCHMARKS.glob("*.csv"))
+    if tables and READS_RUN in read_by and (tables / "run.json").exists():
+        ran = json.loads((tables / "run.json").read_text()).get("notebooks", {})
+        parts.append(json.dumps({name: entry for name, entry in ran.items() if name != path.stem}))
+    digest = hashlib.sha256("\0".join(parts).encode())
+    for file in files:
+        digest.update(file.read_bytes())
     return digest.hexdigest()
+
+
+def digests(notebook: dict, tables: Path) -> dict[str, str]:
+    """The SHA-256 of each file behind a notebook's figures as it is now; empty for one that is not there."""
+    cells = [
+        cell for cell in notebook["cells"] if cell["metadata"].get("mystnb", {}).get("figure") and cell.get("outputs")
+    ]
+    names = {name for cell in cells for name in cell["metadata"].get(MARK, {}).get("data", [])} - WRITTEN_LATER
+    files = {name: tables / name for name in sorted(names)}
+    return {name: hashlib.sha256(at.read_bytes()).hexdigest() if at.exists() else "" for name, at in files.items()}
 
 
 def complaint(path: Path, profile: str, tables: Path | None = None) -> str | None:
@@ -135,27 +177,47 @@ def complaint(path: Path, profile: str, tables: Path | None = None) -> str | Non
     """
     if not path.exists():
         return f"{path.stem} was not run"
-    notebook = nbformat.read(path, 4)
-    mark = notebook.metadata.get(MARK, {})
+    notebook = read(path)
+    mark = notebook["metadata"].get(MARK, {})
     if mark.get("profile") != profile:
         return f"{path.stem} was run on the profile {mark.get('profile')!r}, not {profile!r}"
-    for cell in notebook.cells:
-        if cell.cell_type != "code" or not cell.source.strip():
+    for cell in notebook["cells"]:
+        if cell["cell_type"] != "code" or not cell["source"].strip():
             continue
-        if cell.execution_count is None:
+        if cell["execution_count"] is None:
             return f"{path.stem} has a cell that was not run"
-        if any(output.output_type == "error" for output in cell.outputs):
+        if any(output["output_type"] == "error" for output in cell["outputs"]):
             return f"{path.stem} has a cell that failed"
-    now = pages.digests(notebook, tables) if tables else {}
+    now = digests(notebook, tables) if tables else {}
     changed = [name for name, digest in now.items() if digest != mark.get("tables", {}).get(name)]
     return f"{path.stem}: {', '.join(changed)} is not what its run wrote; run it again" if changed else None
 
 
 def is_current(path: Path, profile: str, digest: str, tables: Path | None = None) -> bool:
     """Whether an executed notebook is whole, has its tables, and was made from what `fingerprint` describes."""
-    if complaint(path, profile, tables):
-        return False
-    return nbformat.read(path, 4).metadata[MARK].get("fingerprint") == digest
+    return not complaint(path, profile, tables) and read(path)["metadata"][MARK].get("fingerprint") == digest
+
+
+def _kernel() -> str:
+    """A kernel that is this interpreter, whatever kernels are installed: its `kernel.json`."""
+    argv = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
+    argv += ["--IPKernelApp.log_level=CRITICAL"]  # its notes on transport and shutdown are no news to a reader
+    argv += ["--IPKernelApp.exec_lines=from mae_helpers.run import usage; usage.begin(); del usage"]
+    return json.dumps({"argv": argv, "display_name": "Python 3", "language": "python"})
+
+
+def _trouble(copy: dict | None, done: subprocess.CompletedProcess) -> str:
+    """What went wrong in a run of papermill, in a line."""
+    if done.returncode == KILLED or done.returncode < 0:
+        return (
+            "its process was killed, most often for want of memory: give it fewer images or a smaller "
+            "`compute.batch_size`, or run one chapter at a time (--jobs 1)"
+        )
+    errors = [
+        output for cell in (copy or {}).get("cells", []) for output in cell.get("outputs", []) if "ename" in output
+    ]
+    said = done.stderr.strip().splitlines() or [f"papermill ended with status {done.returncode}"]
+    return f"{errors[-1]['ename']}: {errors[-1]['evalue']}" if errors else said[-1]
 
 
 def execute(
@@ -168,35 +230,43 @@ def execute(
 ) -> None:
     """Run `source` with papermill into `target`; a failed copy goes to `failed/` beside it, and an older one stays.
 
-    The copy carries `mark`, and digests of the files in the folder `tables` that its figures show. `environment` is set
-    in the notebook's own process before its first cell, so that several can run at a time. Raises NotebookError with the
-    failing cell's error, StorageError where the copy cannot be written.
+    Papermill is a process with this `environment` besides ours, and so is the notebook's own, which starts with our
+    interpreter. The copy carries `mark`, and digests of the files in the folder `tables` that its figures show. Raises
+    NotebookError with the failing cell's error, or where the process was killed; StorageError where the copy cannot be
+    written.
     """
     failed = target.parent / "failed" / target.name
-    options = {"kernel_name": "python3", "progress_bar": False, "cwd": str(source.parent), "start_timeout": 180}
-    options["extra_arguments"] = [
-        "--IPKernelApp.log_level=CRITICAL",  # its notes on transport and shutdown are no news to a reader
-        f"--IPKernelApp.exec_lines=import os; os.environ.update({environment!r}); "
-        "from mae_helpers import usage; usage.tell_at_exit(); del os, usage",
-    ]
     with TemporaryDirectory() as folder:
-        temporary = Path(folder) / source.name
-        try:
-            papermill.execute_notebook(str(source), str(temporary), parameters=parameters, **options)
-        except papermill.PapermillExecutionError as error:
-            write_whole(failed, temporary.read_bytes())
-            raise NotebookError(f"{source.stem}: {error.ename}: {error.evalue}\n  read it in {failed}") from None
-        except OSError as error:
-            raise storage_error(error, temporary) from error
-        notebook = parameters_hidden(nbformat.read(temporary, 4))
-    notebook.metadata[MARK] = mark | ({"tables": pages.digests(notebook, tables)} if tables else {})
-    write_whole(target, nbformat.writes(notebook) + "\n")
+        copy, values, kernel = (Path(folder) / name for name in (source.name, "values.yaml", "kernels/python3"))
+        kernel.mkdir(parents=True)
+        (kernel / "kernel.json").write_text(_kernel())
+        values.write_text(yaml.safe_dump(parameters))
+        done = subprocess.run(
+            [
+                *(sys.executable, "-m", "papermill", source.name, str(copy), "-f", str(values)),
+                *("--kernel", "python3", "--start-timeout", "180", "--no-progress-bar", "--log-level", "CRITICAL"),
+            ],
+            cwd=source.parent,
+            env=os.environ
+            | {"JUPYTER_PATH": os.pathsep.join([folder, os.environ.get("JUPYTER_PATH", "")]).strip(os.pathsep)}
+            | {usage.RUNNER: str(os.getpid())}
+            | environment,
+            stdin=subprocess.DEVNULL,
+            start_new_session=True,  # Ctrl-C is for the runner alone
+            capture_output=True,
+            text=True,
+            errors="replace",
+        )
+        notebook = read(copy) if copy.exists() else None
+        if done.returncode:
+            if notebook:
+                write_whole(failed, written(notebook))
+            raise NotebookError(
+                f"{source.stem}: {_trouble(notebook, done)}" + (f"\n  read it in {failed}" if notebook else "")
+            )
+    for cell in notebook["cells"]:
+        if "injected-parameters" in tags(cell):
+            cell["metadata"]["tags"] += ["hide-input"]  # folded like the other code
+    notebook["metadata"][MARK] = mark | ({"tables": digests(notebook, tables)} if tables else {})
+    write_whole(target, written(notebook))
     remove(failed)
-
-
-def parameters_hidden(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
-    """The notebook with the cell that papermill injected folded like the other code."""
-    for cell in notebook.cells:
-        if "injected-parameters" in cell.metadata.get("tags", []):
-            cell.metadata["tags"] = [*cell.metadata["tags"], "hide-input"]
-    return notebook

@@ -1,21 +1,78 @@
-"""Build the site from executed notebooks and prose pages with Jupyter Book, warnings being errors."""
+"""The site: executed notebooks and prose as pages, built with Jupyter Book, warnings being errors.
+
+A notebook's cell names its data in its metadata: `"mae_helpers": {"data": ["table1_blur.csv"]}`, files of
+`results/<profile>/`. Under each figure and table stand links to its drawing and its data.
+"""
 
 import hashlib
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterable, Iterator
 from html import escape
 from pathlib import Path
 
-import nbformat
 import yaml
 
 from mae_helpers.profile.settings import ROOT, Profile
-from mae_helpers.run import pages
+from mae_helpers.run import notebooks
+
+FOLDER = "downloads"  # beside the notebooks' folder of the staged book
+SVG = "image/svg+xml"
 
 
 class BookError(RuntimeError):
     """The site could not be built: the message holds Jupyter Book's complaints and the log's place."""
+
+
+def shown(notebook: dict) -> Iterator[tuple[str, dict, list[str]]]:
+    """The figures and tables of a notebook: the name of each, its cell, and the files that hold its data."""
+    for cell in notebook["cells"]:
+        figure = cell["metadata"].get("mystnb", {}).get("figure")
+        if figure and cell["outputs"]:
+            yield figure["name"], cell, cell["metadata"].get(notebooks.MARK, {}).get("data", [])
+
+
+def drawing(cell: dict) -> str | None:
+    """The SVG that a cell drew, or None where it drew nothing."""
+    return next(("".join(output["data"][SVG]) for output in cell["outputs"] if SVG in output.get("data", {})), None)
+
+
+def _is_folded(cell: dict) -> bool:
+    return cell["cell_type"] == "code" and "hide-input" in notebooks.tags(cell)
+
+
+def folded_together(cells: Iterable[dict]) -> list[dict]:
+    """The cells, where folded ones that show nothing stand in one fold with the next: parameters, imports, a figure."""
+    kept: list[dict] = []
+    for cell in cells:
+        if kept and _is_folded(cell) and _is_folded(kept[-1]) and not kept[-1]["outputs"]:
+            cell = cell | {"source": f"{kept.pop()['source']}\n\n{cell['source']}"}
+        kept.append(cell)
+    return kept
+
+
+def page(notebook: dict, tables: Path) -> tuple[dict, dict[Path, bytes]]:
+    """The notebook with a line of links behind each figure and table, and the files that these lead to, by their places.
+
+    `tables` is the run's folder of CSV files. The places count from the staged book's root.
+    """
+    cells, files = [], {}
+    links = {id(cell): (name, data) for name, cell, data in shown(notebook)}
+    for cell in notebook["cells"]:
+        cells.append(cell)
+        if id(cell) not in links:
+            continue
+        name, data = links[id(cell)]
+        picture = drawing(cell)
+        linked = {f"{name}.svg": picture.encode()} if picture else {}
+        linked |= {file: (tables / file).read_bytes() for file in data}
+        if linked:
+            line = " · ".join(f"{{download}}`{file} <../{FOLDER}/{file}>`" for file in linked)
+            text = f"{{.downloads}}\nDownload: {line}"
+            cells.append({"cell_type": "markdown", "id": f"{name}-downloads", "metadata": {}, "source": text})
+        files |= {Path(FOLDER) / file: content for file, content in linked.items()}
+    return notebook | {"cells": folded_together(cells)}, files
 
 
 def banner(profile: Profile) -> str:
@@ -32,8 +89,8 @@ def sources(profile: Profile, executed: Path, tables: Path, root: Path = ROOT) -
     files = {Path("_config.yml"): yaml.safe_dump(settings).encode(), Path("_toc.yml"): (root / "_toc.yml").read_bytes()}
     files |= {path.relative_to(root): path.read_bytes() for path in (root / "book").rglob("*") if path.is_file()}
     for path in sorted(executed.glob("[0-9]*.ipynb")):
-        notebook, linked = pages.page(nbformat.read(path, 4), tables)
-        files |= linked | {Path("notebooks") / path.name: nbformat.writes(notebook).encode()}
+        notebook, linked = page(notebooks.read(path), tables)
+        files |= linked | {Path("notebooks") / path.name: notebooks.written(notebook).encode()}
     return files
 
 
@@ -68,10 +125,8 @@ def build(profile: Profile, executed: Path, tables: Path, out: Path, root: Path 
     done = subprocess.run([*call, "--all", "-W", "-n", "--keep-going"], capture_output=True, text=True)
     log.write_text(done.stdout + done.stderr)
     if done.returncode:
-        lines = [
-            line for line in log.read_text().splitlines() if "WARNING" in line or "ERROR" in line or "rror:" in line
-        ]
-        raise BookError("\n".join(["Jupyter Book did not accept the pages:", *lines[:20], f"the whole log: {log}"]))
+        said = [line for line in log.read_text().splitlines() if any(w in line for w in ("WARNING", "ERROR", "rror:"))]
+        raise BookError("\n".join(["Jupyter Book did not accept the pages:", *said[:20], f"the whole log: {log}"]))
     shutil.rmtree(out / "html", ignore_errors=True)
     shutil.copytree(work / "_build" / "html", out / "html")
     for path in executed.glob("[0-9]*.ipynb"):  # what a page's button downloads is the notebook as it was run

@@ -4,7 +4,10 @@ import hashlib
 import json
 import platform
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from importlib.metadata import version
+from io import BytesIO
 from pathlib import Path
 
 import pandas as pd
@@ -13,7 +16,7 @@ from mae_helpers.demo import WEIGHTS
 from mae_helpers.encoder.weights import identity
 from mae_helpers.images import sets as images
 from mae_helpers.perturbations import imagenet_c
-from mae_helpers.profile.files import remove, write_whole
+from mae_helpers.profile.files import WAIT, claim, write_whole
 from mae_helpers.profile.settings import ROOT, Profile
 
 COLUMNS = {
@@ -88,13 +91,31 @@ def data_fingerprint(profile: Profile) -> str:
     return digest.hexdigest()
 
 
-def origin(profile: Profile) -> dict[str, str]:
+def made_from(profile: Profile) -> dict[str, str]:
     """What a table must have been made from to belong to this run: the profile, its images and checkpoints."""
     return {"profile": profile.name, "data": data_fingerprint(profile)}
 
 
+def _record(where: Path) -> dict:
+    """All that `run.json` says; nothing where it is missing or damaged, so that no table is taken for this run's."""
+    try:
+        record = json.loads((where / "run.json").read_text())
+    except (OSError, ValueError):
+        return {}
+    return record if isinstance(record, dict) else {}
+
+
+@contextmanager
+def _recording(where: Path) -> Iterator[dict]:
+    """What `run.json` says, to be changed; written at the end. Others, in any process, wait, so that nothing is lost."""
+    with claim([where / "run.json.lock"], WAIT) or nullcontext():
+        record = _record(where)
+        yield record
+        write_whole(where / "run.json", json.dumps(record, indent=2, default=str) + "\n")
+
+
 def save_table(table: pd.DataFrame, name: str, where: Path, made_from: dict[str, str]) -> Path:
-    """Write a table with its columns in the published order, and beside it what it was made from (`origin`).
+    """Write a table with its columns in the published order, and in `run.json` what it was made from and its digest.
 
     ValueError where a column is missing.
     """
@@ -102,40 +123,34 @@ def save_table(table: pd.DataFrame, name: str, where: Path, made_from: dict[str,
     if missing:
         raise ValueError(f"table {name}: the columns {missing} are missing; it has {list(table.columns)}")
     order = COLUMNS[name] + [column for column in table if column not in COLUMNS[name]]
-    path = where / f"{name}.csv"
-    origin_file = where / "origins" / f"{name}.json"
-    remove(origin_file)  # whatever happens now, the new table is never taken for the old one's kin
-    write_whole(path, table[order].to_csv(index=False, float_format="%.8g"))
-    write_whole(origin_file, json.dumps(made_from) + "\n")
+    path, content = where / f"{name}.csv", table[order].to_csv(index=False, float_format="%.8g").encode()
+    with _recording(where) as record:
+        write_whole(path, content)  # if it ends here, the record has another digest: the table is refused
+        entry = made_from | {"sha256": hashlib.sha256(content).hexdigest()}
+        record["tables"] = dict(sorted((record.get("tables", {}) | {name: entry}).items()))
     return path
-
-
-def _origin_in(path: Path) -> dict[str, str]:
-    """What a table was made from; nothing where the file is missing or damaged, so that the table is refused."""
-    try:
-        found = json.loads(path.read_text())
-    except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}
 
 
 def read_table(name: str, where: Path, made_from: dict[str, str] | None = None) -> pd.DataFrame:
     """Read a table of this run. FileNotFoundError where no chapter wrote it yet.
 
-    With `made_from` (`origin`), a ValueError where the table is of another profile, other images or checkpoints.
+    With `made_from`, a ValueError where `run.json` says of it that it is of another profile, other images or
+    checkpoints, or where it was changed since it was written.
     """
-    path, beside = where / f"{name}.csv", where / "origins" / f"{name}.json"
+    path = where / f"{name}.csv"
     if not path.exists():
         raise FileNotFoundError(f"{path}: not there yet; run the chapter that writes {name!r} first")
+    content = path.read_bytes()
     if made_from is not None:
-        found = _origin_in(beside)
-        for key, expected in made_from.items():
-            if found.get(key) != expected:
+        entry = _record(where).get("tables", {}).get(name, {})
+        for key, expected in (made_from | {"sha256": hashlib.sha256(content).hexdigest()}).items():
+            if entry.get(key) != expected:
+                words = {"sha256": "not as it was written"}.get(key, f"made from another {key}")
                 raise ValueError(
-                    f"{path}: made from another {key} ({str(found.get(key))[:12]!r} instead of {expected[:12]!r}); "
+                    f"{path}: {words} ({str(entry.get(key))[:12]!r} instead of {expected[:12]!r}); "
                     "run the chapter that writes it again, or choose another results folder"
                 )
-    return pd.read_csv(path)
+    return pd.read_csv(BytesIO(content))
 
 
 def git_commit() -> str:
@@ -157,18 +172,20 @@ def provenance() -> dict:
 
 def record_run(where: Path, notebook: str, entry: dict, **run: object) -> None:
     """Tell `run.json` how the tables beside it came to be: the run as a whole, and this notebook's own `entry`."""
-    path = where / "run.json"
-    known = json.loads(path.read_text()) if path.exists() else {}
-    entries = known.get("notebooks", {}) | {notebook: entry}
-    write_whole(path, json.dumps(known | run | {"notebooks": entries}, indent=2, default=str) + "\n")
+    with _recording(where) as record:
+        record |= run
+        record["notebooks"] = record.get("notebooks", {}) | {notebook: entry}
 
 
 def read_run(where: Path) -> dict:
-    """What `run.json` says: the run as a whole, and under `notebooks` an entry a chapter; FileNotFoundError without one."""
-    path = where / "run.json"
-    if not path.exists():
-        raise FileNotFoundError(f"{path}: not there yet; `python -m mae_helpers.run` writes it")
-    return json.loads(path.read_text())
+    """What `run.json` says: the run as a whole, an entry a chapter under `notebooks`, one a table under `tables`.
+
+    FileNotFoundError where no run has told it yet.
+    """
+    record = _record(where)
+    if "notebooks" not in record:
+        raise FileNotFoundError(f"{where / 'run.json'}: not there yet; `python -m mae_helpers.run` writes it")
+    return record
 
 
 def run_table(run: dict, without: str = "") -> pd.DataFrame:

@@ -1,13 +1,16 @@
-"""What a chapter needed: the largest memory of its process, and of a GPU, told to the runner when the process ends."""
+"""What a chapter's process tells its runner: the largest memory that it needed, of the machine and of a GPU."""
 
 import atexit
 import json
 import os
 import resource
 import sys
+import threading
+import time
 from pathlib import Path
 
-USAGE_FILE = "MAE_HELPERS_USAGE"  # environment variable: where a runner reads it
+USAGE_FILE = "MAE_HELPERS_USAGE"  # environment variables: where a runner reads it
+RUNNER = "MAE_HELPERS_RUNNER"  # the runner's process
 
 
 def _peak_memory() -> int:
@@ -24,15 +27,25 @@ def _peak_memory() -> int:
 
 def peaks() -> dict[str, float]:
     """Peak memory of this process so far in MB: `peak_memory_mb`, and `peak_gpu_memory_mb` where PyTorch used a GPU."""
-    found = {"peak_memory_mb": round(_peak_memory() / 2**20, 1)}
+    peak = {"peak_memory_mb": round(_peak_memory() / 2**20, 1)}
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_initialized():
-        found["peak_gpu_memory_mb"] = round(torch.cuda.max_memory_allocated() / 2**20, 1)
-    return found
+        peak["peak_gpu_memory_mb"] = round(torch.cuda.max_memory_allocated() / 2**20, 1)
+    return peak
 
 
-def tell_at_exit() -> None:
-    """Write the peaks to the runner's file, if there is a runner, when this process ends."""
-    file = os.environ.get(USAGE_FILE)
-    if file:
+def _end_with(runner: int) -> None:
+    while True:
+        try:
+            os.kill(runner, 0)
+        except ProcessLookupError:
+            os._exit(1)
+        time.sleep(1)
+
+
+def begin() -> None:
+    """Before a chapter's first cell: its process ends when the runner does, and at its end writes its peaks for it."""
+    if file := os.environ.get(USAGE_FILE):
         atexit.register(lambda: Path(file).write_text(json.dumps(peaks())))
+    if runner := os.environ.get(RUNNER):
+        threading.Thread(target=_end_with, args=(int(runner),), daemon=True).start()

@@ -96,6 +96,13 @@ def _source(name: str) -> Path | None:
 
 
 @cache
+def _looked_at(path: Path, package: str) -> tuple[str, list[str]]:
+    """A source file's meaning and imports, taken once a process: many modules reach it."""
+    source = path.read_text(encoding="utf-8")
+    return meaning(source), sorted(imports(source, package))
+
+
+@cache
 def versions() -> dict[str, str]:
     """Those of Python, which decides how `ast` writes code down, and of the libraries that are there."""
     found = {"python": ".".join(platform.python_version_tuple()[:2])}
@@ -121,9 +128,8 @@ def code_behind(*modules: str) -> Code:
         path = None if name in files or top in sys.stdlib_module_names else _source(name)
         if path is None or (top not in own and INSTALLED & set(path.parts)):
             continue
-        source = path.read_text(encoding="utf-8")
-        files[name] = meaning(source)
-        waiting += [parent] * bool(parent) + sorted(imports(source, name if path.stem == "__init__" else parent))
+        files[name], further = _looked_at(path, name if path.stem == "__init__" else parent)
+        waiting += [parent] * bool(parent) + further
     for name in modules:
         if name not in files:
             raise ValueError(

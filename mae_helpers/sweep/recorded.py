@@ -7,7 +7,8 @@ from functools import partial
 import numpy as np
 from timm.models.vision_transformer import VisionTransformer
 
-from mae_helpers.encoder.walk import PerImage, Statistic, classify, mean_patch, one_pass
+from mae_helpers.encoder.passes import PerImage, Statistic, one_pass
+from mae_helpers.encoder.walk import classify, mean_patch
 from mae_helpers.measures.attention import Rollout
 from mae_helpers.measures.features import head_features
 from mae_helpers.perturbations.levels import Perturbation

@@ -11,9 +11,10 @@ import torch
 from timm.models.vision_transformer import VisionTransformer
 
 from mae_helpers.encoder import weights
+from mae_helpers.encoder.vit import compile_blocks
 from mae_helpers.images.decoded import decoded
 from mae_helpers.images.sets import ImageSet, fingerprint, open_images
-from mae_helpers.profile.machine import Compute, compile_blocks, computing_of
+from mae_helpers.profile.machine import Compute, computing_of
 from mae_helpers.profile.settings import Images, Input, Model, Profile
 
 

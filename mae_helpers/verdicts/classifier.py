@@ -4,56 +4,44 @@ from itertools import pairwise
 
 import pandas as pd
 
-from mae_helpers.verdicts.finding import Finding, kept_shares, needed, select, some_accuracy, steps
-from mae_helpers.verdicts.published import published
+from mae_helpers.verdicts.finding import MAE, VIT, Finding, by_level, kept, needed, select, shares, steps
+from mae_helpers.verdicts.published import paper
 
-STABLE = [
-    "snow",
-    "frost",
-    "fog",
-    "brightness",
-    "defocus_blur",
-    "motion_blur",
-    "contrast",
-    "pixelate",
-    "jpeg_compression",
-]
+NINE = ["snow", "frost", "fog", "brightness", "defocus_blur", "motion_blur", "contrast", "pixelate", "jpeg_compression"]
 
 
-def guided(fig5: pd.DataFrame) -> pd.DataFrame:
-    """The paper's own ranking, by percentage."""
-    return fig5[fig5["ranking"] == "cls_rollout"].sort_values("occlusion_percent")
+def occluded(fig5: pd.DataFrame, ranking: str = "cls_rollout") -> pd.DataFrame:
+    """The rows of a ranking, by default the paper's own, with percentages in order as their level."""
+    rows = fig5[fig5["ranking"] == ranking]
+    return rows.rename(columns={"occlusion_percent": "level"}).sort_values("level")
 
 
 def blur_accuracy(table1: pd.DataFrame) -> Finding:
     """Table I: the accuracy that the worst level keeps."""
-    kept, rows = kept_shares(table1, "level"), needed(select(table1).set_index("level")["top1_percent"], "X")
-    paper = published("table1_blur").set_index("level").loc["X"]
-    words = f"{rows.iloc[-1]:.1f} % at level {rows.index[-1]}, {rows.iloc[0]:.1f} % clean; "
-    words += f"least at {kept.idxmin()}: {kept.min():.0%} of it kept"
-    return Finding(
-        words, kept.min() >= 0.85, kept.min() >= 0.7, f"{rows.iloc[-1] - paper['top1_percent']:+.1f} points at level X"
-    )
+    top1, share = needed(by_level(table1), "X"), kept(table1)
+    words = f"{top1.iloc[-1]:.1f} % at level {top1.index[-1]}, {top1.iloc[0]:.1f} % clean; "
+    words += f"least at {share.idxmin()}: {share.min():.0%} of it kept"
+    difference = f"{top1.iloc[-1] - paper('table1_blur', 'top1_percent', level='X'):+.1f} points at level X"
+    return Finding(words, share.min() >= 0.85, share.min() >= 0.7, difference)
 
 
 def blur_severity(table1: pd.DataFrame) -> Finding:
     """Table I: PSNR and SSIM from level to level."""
     rows = needed(select(table1).set_index("level")[["psnr_db", "ssim"]].drop("clean"), "I", "X")
     rises = [f"{a} to {b}" for a, b in pairwise(rows.index) if (rows.loc[b] >= rows.loc[a]).any()]
-    words = f"{rows['psnr_db'].iloc[0]:.2f} to {rows['psnr_db'].iloc[-1]:.2f} dB, "
-    words += f"{rows['ssim'].iloc[0]:.3f} to {rows['ssim'].iloc[-1]:.3f}; rises: {', '.join(rises) or 'none'}"
-    paper = published("table1_blur").set_index("level").loc["X", "psnr_db"]
-    lowest = bool((rows.idxmin() == rows.index[-1]).all())
-    return Finding(words, not rises, lowest, f"{rows['psnr_db'].iloc[-1] - paper:+.2f} dB at level X")
+    (first_db, first_ssim), (last_db, last_ssim) = rows.iloc[0], rows.iloc[-1]
+    words = f"{first_db:.2f} to {last_db:.2f} dB, {first_ssim:.3f} to {last_ssim:.3f}; "
+    words += f"rises: {', '.join(rises) or 'none'}"
+    difference = f"{last_db - paper('table1_blur', 'psnr_db', level='X'):+.2f} dB at level X"
+    return Finding(words, not rises, bool((rows.idxmin() == rows.index[-1]).all()), difference)
 
 
 def _occlusion_keeps(fig5: pd.DataFrame, percent: int, full: float, partly: float) -> Finding:
-    table = guided(fig5)
-    kept = float(needed(kept_shares(table, "occlusion_percent"), percent)[percent])
-    top1 = select(table).set_index("occlusion_percent")["top1_percent"]
-    paper = published("fig5_occlusion").set_index("occlusion_percent").loc[percent, "top1_percent"]
-    words = f"{top1[percent]:.1f} %, {top1[0]:.1f} % clean ({kept:.0%} of it kept)"
-    return Finding(words, kept >= full, kept >= partly, f"{top1[percent] - paper:+.1f} points")
+    table = occluded(fig5)
+    top1, share = by_level(table), needed(kept(table), 0, percent)[percent]
+    words = f"{top1[percent]:.1f} %, {top1[0]:.1f} % clean ({share:.0%} of it kept)"
+    published = paper("fig5_occlusion", "top1_percent", occlusion_percent=percent)
+    return Finding(words, share >= full, share >= partly, f"{top1[percent] - published:+.1f} points")
 
 
 def occlusion_half(fig5: pd.DataFrame) -> Finding:
@@ -68,31 +56,29 @@ def occlusion_ninety(fig5: pd.DataFrame) -> Finding:
 
 def occlusion_knee(fig5: pd.DataFrame) -> Finding:
     """Fig. 5: the loss a step before and beyond 60 %."""
-    before, after = steps(-select(guided(fig5)).set_index("occlusion_percent")["top1_percent"])
+    before, after = steps(-by_level(occluded(fig5)))
     words = f"{before:.1f} points a step of 10 % up to 60 %, {after:.1f} beyond"
     return Finding(words, after >= 2 * before and after > 0, after > before)
 
 
 def any_subset_serves(fig5: pd.DataFrame) -> Finding:
     """Fig. 5: guided against random masking at 50 %, each as a share of its images' clean accuracy."""
-    kept = {
-        name: float(needed(kept_shares(rows, "occlusion_percent", value="paired_percent"), 50)[50])
-        for name, rows in fig5.groupby("ranking")
-    }
-    cost = 100 * (kept["random"] - kept["cls_rollout"])
-    words = f"half masked: {kept['cls_rollout']:.0%} kept when guided, {kept['random']:.0%} at random"
-    least = min(kept["random"], kept["cls_rollout"])
+    rankings = (occluded(fig5, name) for name in ("cls_rollout", "random"))
+    guided, random = (float(needed(kept(rows, "paired_percent"), 50)[50]) for rows in rankings)
+    cost, least = 100 * (random - guided), min(random, guided)
+    words = f"half masked: {guided:.0%} kept when guided, {random:.0%} at random"
     return Finding(words, cost <= 5 and least >= 0.75, cost <= 15 and least >= 0.5)
 
 
 def corruptions_stable(table2: pd.DataFrame) -> Finding:
     """Table II: the mean accuracy over severities that each of the nine named corruptions keeps."""
-    clean = some_accuracy(select(table2)["clean_percent"].iloc[0])
-    kept = select(table2).groupby("corruption")["top1_percent"].mean()
-    kept = needed(kept, *STABLE)[STABLE] / clean
-    enough = int((kept >= 0.8).sum())
-    words = f"{enough} of {len(kept)} keep 80 % of {clean:.1f} %; least: {kept.idxmin().replace('_', ' ')}, {kept.min():.0%}"
-    return Finding(words, enough == len(kept), enough >= 5)
+    rows = select(table2)
+    clean, means = rows["clean_percent"].iloc[0], rows.groupby("corruption")["top1_percent"].mean()
+    share = shares(needed(means, *NINE)[NINE], clean)
+    enough = int((share >= 0.8).sum())
+    words = f"{enough} of {len(share)} keep 80 % of {clean:.1f} %; "
+    words += f"least: {share.idxmin().replace('_', ' ')}, {share.min():.0%}"
+    return Finding(words, enough == len(share), enough >= 5)
 
 
 def noise_is_steeper(table2: pd.DataFrame) -> Finding:
@@ -122,20 +108,14 @@ def larger_shifts(shift: pd.DataFrame) -> Finding:
 
 def more_robust_than_vit(table1: pd.DataFrame, fig5: pd.DataFrame, table2: pd.DataFrame) -> Finding:
     """Abstract: the mean share of the clean accuracy that MAE and ViT keep, under all three kinds of perturbation."""
-    better, words, models = [], [], ("mae_finetuned", "vit_supervised")
-    kept = {
-        "blur": [kept_shares(table1, "level", name, "paired_percent").iloc[1:].mean() for name in models],
-        "occlusion": [
-            kept_shares(guided(fig5), "occlusion_percent", name, "paired_percent").iloc[1:].mean() for name in models
-        ],
-        "corruptions": [
-            (rows["top1_percent"] / some_accuracy(rows["clean_percent"].iloc[0])).mean()
-            for rows in (select(table2, name) for name in models)
-        ],
-    }
-    for kind, (mae, vit) in kept.items():
-        better.append(bool(mae > vit))
-        words.append(f"{kind} {mae:.0%} against {vit:.0%}")
-    top1 = [float(select(table1, name)["paired_percent"].iloc[0]) for name in models]
-    note = f"on the same images; clean accuracy: MAE {top1[0]:.1f} %, ViT {top1[1]:.1f} %"
-    return Finding("kept by MAE and by ViT: " + ", ".join(words), all(better), any(better), note=note)
+    means, clean = [], []
+    for model in (MAE, VIT):
+        tables, corrupted = (table1, occluded(fig5)), select(table2, model)
+        both = [kept(table, "paired_percent", model).iloc[1:].mean() for table in tables]
+        means.append([*both, shares(corrupted["top1_percent"], corrupted["clean_percent"].iloc[0]).mean()])
+        clean.append(by_level(table1, "paired_percent", model).iloc[0])
+    sides = list(zip(("blur", "occlusion", "corruptions"), *means, strict=True))
+    words = ", ".join(f"{kind} {mae:.0%} against {vit:.0%}" for kind, mae, vit in sides)
+    better = [bool(mae > vit) for _, mae, vit in sides]
+    note = f"on the same images; clean accuracy: MAE {clean[0]:.1f} %, ViT {clean[1]:.1f} %"
+    return Finding(f"kept by MAE and by ViT: {words}", all(better), any(better), note=note)

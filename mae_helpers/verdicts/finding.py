@@ -5,6 +5,8 @@ from dataclasses import dataclass
 import pandas as pd
 from scipy.stats import spearmanr
 
+MAE, VIT = "mae_finetuned", "vit_supervised"
+
 
 class NotTestedError(Exception):
     """This run has not what a rule needs: the message says what is missing."""
@@ -21,7 +23,7 @@ class Finding:
     note: str = ""
 
 
-def select(table: pd.DataFrame, model: str = "mae_finetuned", **columns: object) -> pd.DataFrame:
+def select(table: pd.DataFrame, model: str = MAE, **columns: object) -> pd.DataFrame:
     """The rows with these values; NotTestedError where there are none."""
     for name, value in {"model": model, **columns}.items():
         table = table[table[name] == value]
@@ -30,7 +32,12 @@ def select(table: pd.DataFrame, model: str = "mae_finetuned", **columns: object)
     return table
 
 
-def rank_correlation(values: pd.Series) -> float:
+def by_level(table: pd.DataFrame, value: str = "top1_percent", model: str = MAE) -> pd.Series:
+    """A column of a model's rows by their level."""
+    return select(table, model).set_index("level")[value]
+
+
+def spearman(values: pd.Series) -> float:
     """The rank correlation of values with their index."""
     return float(spearmanr(values.index, values).statistic)
 
@@ -43,28 +50,22 @@ def thirds(table: pd.DataFrame, column: str) -> tuple[float, float, float]:
 
 def needed(values: pd.Series, *labels: object) -> pd.Series:
     """The values as they are; NotTestedError where one of the labels is not among their levels."""
-    missing = [str(label) for label in labels if label not in values.index]
-    if missing:
+    if missing := [str(label) for label in labels if label not in values.index]:
         raise NotTestedError(f"this run has no level {', '.join(missing)}")
     return values
 
 
-def some_accuracy(clean: float) -> float:
-    """The clean accuracy as it is; NotTestedError where it is 0, of which no share can be kept."""
+def shares(values: pd.Series, clean: float) -> pd.Series:
+    """Accuracies as shares of the clean one; NotTestedError where that is 0, of which no share can be kept."""
     if clean == 0:
         raise NotTestedError("this run's accuracy on clean images is 0 %")
-    return float(clean)
+    return values / clean
 
 
-def kept_shares(
-    table: pd.DataFrame, level: str, model: str = "mae_finetuned", value: str = "top1_percent"
-) -> pd.Series:
-    """Accuracy by level as a share of the clean one, which is the first level; `paired_percent` compares on equal images.
-
-    NotTestedError where nothing is right even on clean images.
-    """
-    values = select(table, model).set_index(level)[value]
-    return values / some_accuracy(values.iloc[0])
+def kept(table: pd.DataFrame, value: str = "top1_percent", model: str = MAE) -> pd.Series:
+    """Accuracy by level as a share of the clean one, which is the first level."""
+    values = by_level(table, value, model)
+    return shares(values, values.iloc[0])
 
 
 def steps(values: pd.Series, knee: int = 60) -> tuple[float, float]:

@@ -1,6 +1,7 @@
 """Checks behind the page of reproduction notes: pairings, published tables held against themselves, small samples."""
 
 from collections.abc import Hashable, Mapping, Sequence
+from itertools import product
 from pathlib import Path
 
 import cv2
@@ -14,19 +15,17 @@ from sklearn.metrics import pairwise_distances
 
 from mae_helpers.images.sets import ImageSet, open_images
 from mae_helpers.measures import features
-from mae_helpers.measures.robustness import cosine
+from mae_helpers.measures.alignment import cosine
 from mae_helpers.measures.separability import knn_percent
-from mae_helpers.perturbations.levels import BLUR, ranked
+from mae_helpers.perturbations.blur import BLUR
+from mae_helpers.perturbations.occlusion import ranked
 from mae_helpers.profile.settings import Images, Input
 
 PHOTOGRAPHS = ("astronaut", "chelsea", "coffee", "rocket", "china.jpg", "flower.jpg")  # of scikit-image, scikit-learn
 
 
 def shuffled(groups: np.ndarray, generator: np.random.Generator) -> np.ndarray:
-    """A random order of the rows in which each stays within its group: groups (n,) -> permutation (n,).
-
-    On average one row a group keeps its place, however large the groups are.
-    """
+    """A random order of the rows in which each stays within its group: groups (n,) -> permutation (n,)."""
     order = np.arange(len(groups))
     for name in dict.fromkeys(groups.tolist()):
         rows = np.flatnonzero(groups == name)
@@ -39,25 +38,21 @@ def pairing_table(
 ) -> pd.DataFrame:
     """Cosines with the clean embeddings by pairing: pairing, level, mean_cosine, above_099, in_place (images, means).
 
-    `embeddings` (images, D) by level, the first of them clean. Pairings: `by_name`, each image with itself, and the means
+    `embeddings` (images, D) by level, the first of them clean. Pairings: `by_name`, an image with itself, and the mean
     of `draws` random orders of the perturbed ones, `within_classes` and over `all` images.
     """
     if draws < 1:
         raise ValueError(f"{draws} random orders: use 1 or more")
-    clean, generator = next(iter(embeddings.values())), np.random.default_rng(seed)
-    places = np.arange(len(clean))
+    clean, generator, rows = next(iter(embeddings.values())), np.random.default_rng(seed), []
     groups = {"within_classes": np.asarray(classes), "all": np.zeros(len(clean), int)}
-    orders = {"by_name": [places]}
-    orders |= {name: [shuffled(group, generator) for _ in range(draws)] for name, group in groups.items()}
-    rows = []
-    for pairing, chosen in orders.items():
-        in_place = float(np.mean([(order == places).sum() for order in chosen]))
+    drawn = {name: [shuffled(group, generator) for _ in range(draws)] for name, group in groups.items()}
+    for pairing, orders in {"by_name": np.arange(len(clean))[None], **drawn}.items():
+        in_place = np.mean([(order == np.arange(len(clean))).sum() for order in orders])
         for level, moved in embeddings.items():
-            values = np.stack([cosine(clean, moved[order]) for order in chosen])
-            above = float((values > 0.99).sum(axis=1).mean())
-            row = {"pairing": pairing, "level": level, "mean_cosine": float(values.mean())}
-            rows.append(row | {"above_099": above, "in_place": in_place})
-    return pd.DataFrame(rows)
+            values = np.stack([cosine(clean, moved[order]) for order in orders])
+            above = (values > 0.99).sum(axis=1).mean()
+            rows.append((pairing, level, values.mean(), above, in_place))
+    return pd.DataFrame(rows, columns=["pairing", "level", "mean_cosine", "above_099", "in_place"])
 
 
 def knn_by_layer(layers: np.ndarray, classes: np.ndarray, neighbours: int = 5) -> pd.DataFrame:
@@ -66,14 +61,11 @@ def knn_by_layer(layers: np.ndarray, classes: np.ndarray, neighbours: int = 5) -
     A vote has no more neighbours than a class has other images; NaN where a class has a single one.
     """
     _, counts = np.unique(classes, return_counts=True)
-    voting = min(neighbours, int(counts.min()) - 1)
-    groups, chance = np.arange(len(classes)), 100 * float(counts.max() / counts.sum())
-    rows = []
-    for layer in range(layers.shape[1]):
-        distances = pairwise_distances(np.asarray(layers[:, layer], np.float64))
-        percent = knn_percent(distances, classes, groups, voting) if voting else np.nan
-        rows.append({"layer": layer + 1, "knn_percent": percent, "chance_percent": chance})
-    return pd.DataFrame(rows)
+    voting, each = min(neighbours, int(counts.min()) - 1), np.arange(len(classes))
+    distances = (pairwise_distances(np.asarray(layer, np.float64)) for layer in layers.swapaxes(0, 1))
+    percent = [knn_percent(layer, classes, each, voting) if voting else np.nan for layer in distances]
+    chance = 100 * float(counts.max() / counts.sum())
+    return pd.DataFrame({"layer": range(1, len(percent) + 1), "knn_percent": percent, "chance_percent": chance})
 
 
 def kernel_spread(kernel_size: int, sigma: float) -> float:
@@ -90,36 +82,32 @@ def kernel_table() -> pd.DataFrame:
 
 def photographs(folder: str | None = None, size: int = 224) -> ImageSet:
     """The images of `folder`, flat or a folder a class, at `size` px; by default six that come with libraries."""
-    if folder is not None:
-        root = Path(folder).expanduser()
-        nested = root.is_dir() and any(path.is_dir() for path in root.iterdir())
-        return open_images(Images(source="folders" if nested else "flat", folder=str(root)), Input(size=size))
+    if folder is None:
+        count = len(PHOTOGRAPHS)
+        none = np.full(count, -1), np.full(count, "")
+        return ImageSet.of_pictures(list(PHOTOGRAPHS), *none, _photograph, Input(size=size))
+    root = Path(folder).expanduser()
+    nested = root.is_dir() and any(path.is_dir() for path in root.iterdir())
+    return open_images(Images(source="folders" if nested else "flat", folder=str(root)), Input(size=size))
 
-    def read(row: int) -> Image.Image:
-        name = PHOTOGRAPHS[row]
-        return Image.fromarray(load_sample_image(name) if "." in name else getattr(skimage.data, name)())
 
-    count = len(PHOTOGRAPHS)
-    return ImageSet(list(PHOTOGRAPHS), np.full(count, -1), np.full(count, ""), read, Input(size=size))
+def _photograph(row: int) -> Image.Image:
+    name = PHOTOGRAPHS[row]
+    return Image.fromarray(load_sample_image(name) if "." in name else getattr(skimage.data, name)())
 
 
 def rises(levels: Sequence[Hashable], values: Sequence[float]) -> dict[Hashable, float]:
     """By how much each value that exceeds the one before it does so, by its level, in order."""
-    steps = np.diff(np.asarray(values, float))
-    return {level: float(step) for level, step in zip(list(levels)[1:], steps, strict=True) if step > 0}
+    steps = pd.Series(list(values), list(levels), dtype=float).diff()
+    return steps[steps > 0].to_dict()
 
 
 def share_table(table: pd.DataFrame, images: int, value: str = "top1_percent") -> pd.DataFrame:
-    """Each percentage and the nearest share of `images`: the table with nearest_count, nearest_percent, deviation, fits.
-
-    `deviation` is in points; a percentage with one decimal `fits` where that is no more than its rounding, 0.05.
-    """
+    """Each percentage and the nearest share of `images`: nearest_count, nearest_percent, deviation (points), fits."""
     count = (table[value] * images / 100).round().astype(int)
-    nearest = 100 * count / images
-    deviation = (table[value] - nearest).abs()
-    return table.assign(
-        nearest_count=count, nearest_percent=nearest, deviation=deviation, fits=deviation <= 0.05 + 1e-9
-    )
+    table = table.assign(nearest_count=count, nearest_percent=100 * count / images)
+    deviation = (table[value] - table["nearest_percent"]).abs()
+    return table.assign(deviation=deviation, fits=deviation <= 0.05 + 1e-9)
 
 
 def rise_table(table: pd.DataFrame, images: int) -> pd.DataFrame:
@@ -145,12 +133,7 @@ def shared_patches(first: np.ndarray, second: np.ndarray, percent: float) -> flo
 
 
 def class_spread(
-    heads: Mapping[Hashable, np.ndarray],
-    classes: np.ndarray,
-    k: int,
-    share: float,
-    counts: Sequence[int],
-    seed: int = 0,
+    heads: Mapping[str, np.ndarray], classes: np.ndarray, k: int, share: float, counts: Sequence[int], seed: int = 0
 ) -> pd.DataFrame:
     """Clean count and mean drop of every class: by, images, class, level, clean_count, mean_drop, low, high.
 
@@ -159,17 +142,14 @@ def class_spread(
     """
     rows = []
     for by in ("magnitude", "value"):
-        active = {level: features.active(values, k, by) for level, values in heads.items()}
-        clean, *levels = active
-        for count in counts:
-            for name in dict.fromkeys(classes.tolist()):
-                chosen = np.flatnonzero(classes == name)[:count]
-                before = active[clean][chosen]
-                kept = float(features.common(before, share).sum(-1).mean())
-                where = {"by": by, "images": count, "class": name, "clean_count": kept}
-                for level in levels:
-                    drop = features.mean_drop(before, active[level][chosen], classes[chosen], share, seed)
-                    rows.append(where | {"level": level} | drop)
+        clean, *perturbed = [(level, features.active(values, k, by)) for level, values in heads.items()]
+        for count, name in product(counts, dict.fromkeys(classes.tolist())):
+            chosen = np.flatnonzero(classes == name)[:count]
+            before = clean[1][chosen]
+            kept = float(features.common(before, share).sum(-1).mean())
+            for level, active in perturbed:
+                where = {"by": by, "images": count, "class": name, "clean_count": kept, "level": level}
+                rows.append(where | features.mean_drop(before, active[chosen], classes[chosen], share, seed))
     return pd.DataFrame(rows)
 
 
@@ -180,11 +160,9 @@ def spread_summary(table: pd.DataFrame, y: str) -> pd.DataFrame:
 
 def spread_ranges(table: pd.DataFrame, level: str) -> pd.DataFrame:
     """`class_spread` at one level in short: by, images, clean_count, drop as text, `mean (smallest to largest)`."""
-    chosen, texts = table[table["level"] == level], {}
-    for name, column in (("clean_count", "clean_count"), ("drop", "mean_drop")):
-        found = spread_summary(chosen, column)
-        texts[name] = [f"{row.mean:.2f} ({row.min:.2f} to {row.max:.2f})" for row in found.itertuples()]
-    return pd.DataFrame(texts, index=found.index).reset_index()
+    both = {name: spread_summary(table[table["level"] == level], name) for name in ("clean_count", "mean_drop")}
+    texts = {name: ends.apply("{mean:.2f} ({min:.2f} to {max:.2f})".format_map, axis=1) for name, ends in both.items()}
+    return pd.DataFrame(texts).rename(columns={"mean_drop": "drop"}).reset_index()
 
 
 def mean_drops(counts: pd.DataFrame) -> pd.Series:

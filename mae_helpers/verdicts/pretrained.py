@@ -5,19 +5,18 @@ The rules know no profile: pixels are compared as shares of what uniform attenti
 
 import pandas as pd
 
-from mae_helpers.verdicts.finding import Finding, NotTestedError, needed, rank_correlation, select, thirds
+from mae_helpers.verdicts.finding import Finding, NotTestedError, needed, select, spearman, thirds
 
 CLUSTERS_AT, PAPER_DISTANCE_PX, PAPER_UNIFORM_PX = (7, 9), (80, 120), 116.5
 
 
 def classes_separate(table: pd.DataFrame, token: str) -> Finding:
     """Figs. 1, 2: kNN accuracy in the first and last third of the layers, pretrained and random weights."""
-    rows = table[table["token"] == token]
-    first, _, last = thirds(select(rows, "mae_pretrained"), "knn_percent")
-    control_first, _, control_last = thirds(select(rows, "random"), "knn_percent")
-    rise, control = last - first, control_last - control_first
+    means = [thirds(select(table, model, token=token), "knn_percent") for model in ("mae_pretrained", "random")]
+    (first, _, last), (random_first, _, random_last) = means
+    rise, control = last - first, random_last - random_first
     words = f"kNN {first:.0f} % in the first third, {last:.0f} % in the last"
-    words += f" (random weights: {control_first:.0f}, {control_last:.0f} %)"
+    words += f" (random weights: {random_first:.0f}, {random_last:.0f} %)"
     return Finding(words, rise >= 5 and rise >= control + 5, rise > max(0.0, control))
 
 
@@ -48,8 +47,8 @@ def attention_is_global(table: pd.DataFrame, images: str = "first") -> Finding:
 def vit_starts_local(table: pd.DataFrame) -> Finding:
     """Fig. 3 left: the most local tenth of the heads in the first quarter of the layers, ViT and MAE."""
     early = table[(table["layer"] <= table["layer"].max() // 4) & (table["images"] == "first")]
-    local = (early["distance_px"] / early["uniform_px"]).groupby(early["model"]).quantile(0.1)
-    vit, mae = float(local["vit_supervised"]), float(local["mae_pretrained"])
+    rows = [select(early, model) for model in ("vit_supervised", "mae_pretrained")]
+    vit, mae = ((heads["distance_px"] / heads["uniform_px"]).quantile(0.1) for heads in rows)
     words = f"most local tenth of early heads: ViT {vit:.0%}, MAE {mae:.0%} of uniform attention's distance"
     return Finding(words, vit < 0.5 < mae, vit < mae)
 
@@ -59,7 +58,7 @@ def angles_grow(table: pd.DataFrame) -> Finding:
     by_layer = table[table["main"] & (table["control"] == "between_classes")].groupby(["model", "layer"])["theta1_deg"]
     median, spread = by_layer.median(), by_layer.quantile(0.75) - by_layer.quantile(0.25)
     trained, control, width = median["mae_pretrained"], median["random"], spread["mae_pretrained"]
-    rise, correlation = trained.iloc[-1] - trained.iloc[0], rank_correlation(trained)
+    rise, correlation = trained.iloc[-1] - trained.iloc[0], spearman(trained)
     partly = rise > max(0.0, 1.5 * (control.iloc[-1] - control.iloc[0]))
     words = f"median {trained.iloc[0]:.1f} to {trained.iloc[-1]:.1f} degrees (rank correlation {correlation:.2f}); "
     words += f"interquartile range {width.iloc[0]:.1f} to {width.iloc[-1]:.1f}; "
@@ -73,10 +72,8 @@ def angles_are_about_classes(table: pd.DataFrame) -> Finding:
     median = last.groupby("control")["theta1_deg"].median()
     controls = needed(median, "between_classes", "split_half", "shuffled_labels").drop("between_classes")
     classes = float(median["between_classes"])
-    words = (
-        f"last layer, median: {classes:.1f} degrees between classes, {controls['split_half']:.1f} between halves of a "
-    )
-    words += f"class, {controls['shuffled_labels']:.1f} with shuffled labels"
+    words = f"last layer, median: {classes:.1f} degrees between classes, {controls['split_half']:.1f} between halves "
+    words += f"of a class, {controls['shuffled_labels']:.1f} with shuffled labels"
     return Finding(words, classes >= 1.5 * controls.max(), classes > controls.max())
 
 
@@ -85,7 +82,7 @@ def singular_values_grow(table: pd.DataFrame) -> Finding:
     rows, grown, words = select(table, "mae_pretrained"), [], []
     for index, name in ((1, "largest"), (rows["index"].max(), "smallest")):
         mean = rows[rows["index"] == index].groupby("layer")["singular_value"].mean()
-        correlation = rank_correlation(mean)
+        correlation = spearman(mean)
         grown.append(correlation >= 0.8 and mean.iloc[-1] > mean.iloc[0])
         words.append(f"{name} {mean.iloc[0]:.3g} to {mean.iloc[-1]:.3g} (rank correlation {correlation:.2f})")
     return Finding("; ".join(words), all(grown), any(grown))
@@ -93,10 +90,8 @@ def singular_values_grow(table: pd.DataFrame) -> Finding:
 
 def masks_agree(cosines: pd.DataFrame, table: pd.DataFrame) -> Finding:
     """Sec. III-B2: cosines and norms within an image's masks, against those between images."""
-    pairs, norms = (
-        select(cosines, "mae_pretrained").set_index("pair"),
-        select(table, "mae_pretrained").groupby("image")["norm"],
-    )
+    pairs = select(cosines, "mae_pretrained").set_index("pair")
+    norms = select(table, "mae_pretrained").groupby("image")["norm"]
     within, between = pairs.loc["within", "cosine_median"], pairs.loc["between", "cosine_median"]
     inside, across = float((norms.max() - norms.min()).median()), float(norms.mean().max() - norms.mean().min())
     words = f"median cosine {within:.3f} within an image, {between:.3f} between images; a norm's range is {inside:.2f} "

@@ -3,7 +3,7 @@
 `claims.yaml` lists the claims with the tolerance of each verdict; the rules, one function a claim, read tables only.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -27,43 +27,41 @@ def rule_of(name: str) -> tuple[Callable, list[str]]:
     raise KeyError(f"no rule {stem!r} for the claim {name!r}")
 
 
-def _row(name: str) -> dict[str, str]:
-    """A claim before it was tested."""
-    entry = CLAIMS[name]
-    said = {
-        "claim": entry["claim"],
-        "where": entry["where"],
-        "paper": str(entry["paper"]),
-        "here": "",
-        "difference": "",
-    }
-    return said | {"tolerance": entry["supported"], "verdict": VERDICTS[3], "note": ""}
+def _row(name: str, **judged: str) -> dict[str, str]:
+    """A claim with what is known of it: not tested unless `judged` says otherwise."""
+    said = CLAIMS[name] | {"tolerance": CLAIMS[name]["supported"], "verdict": VERDICTS[3]} | judged
+    return {column: str(said.get(column, "")) for column in COLUMNS}
 
 
 def judge(name: str, *tables: pd.DataFrame) -> dict[str, str]:
     """One claim against the tables that it names: a row of the scorecard, with the keys of COLUMNS."""
-    row, (rule, more) = _row(name), rule_of(name)
+    rule, more = rule_of(name)
     try:
-        found = rule(*tables, *more)
+        shown = rule(*tables, *more)
     except NotTestedError as missing:
-        return row | {"note": str(missing)}
-    verdict = VERDICTS[0 if found.full else 1 if found.partly else 2]
-    return row | {"here": found.here, "difference": found.difference, "verdict": verdict, "note": found.note}
+        return _row(name, note=str(missing))
+    verdict = VERDICTS[0 if shown.full else 1 if shown.partly else 2]
+    return _row(name, here=shown.here, difference=shown.difference, verdict=verdict, note=shown.note)
 
 
 def scorecard(read: Callable[[str], pd.DataFrame]) -> pd.DataFrame:
-    """Every claim in the paper's order: COLUMNS, section, figure, id. `read(table)` gives a run's table.
-
-    A claim whose table no chapter has written is `not tested here`, and its note says so.
-    """
+    """Every claim in the paper's order: COLUMNS, section, figure, id; `read` gives a table by name."""
     rows = []
     for name, entry in CLAIMS.items():
         try:
             row = judge(name, *(read(table) for table in entry["tables"]))
         except FileNotFoundError:
-            row = _row(name) | {"note": f"this run has no table {' or '.join(entry['tables'])}"}
+            row = _row(name, note=f"this run has no table {' or '.join(entry['tables'])}")
         rows.append(row | {"section": entry["section"], "figure": entry["figure"], "id": name})
     return pd.DataFrame(rows)
+
+
+def _markdown(rows: Iterable[dict[str, str]]) -> str:
+    """Rows with the same keys as a MyST table, without the columns that are empty throughout."""
+    table = pd.DataFrame(rows).astype(str)
+    table = table.loc[:, (table != "").any()].replace(r"\|", r"\\|", regex=True)
+    lines = [table.columns, ["---"] * len(table.columns), *table.to_numpy()]
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
 
 
 def _badge(verdict: str) -> str:
@@ -73,37 +71,31 @@ def _badge(verdict: str) -> str:
 
 def headlines(card: pd.DataFrame, names: Sequence[str]) -> str:
     """Some claims of a scorecard in short, as a MyST table: what the paper says, what this run shows, the verdict."""
-    lines = ["| the paper says | this run | verdict | see |", "|---|---|---|---|"]
-    for name in names:
-        row = card[card["id"] == name].iloc[0]
-        cells = (f"{row['claim']} ({row['where']})", row["here"] or row["note"], _badge(row["verdict"]))
-        lines.append(f"| {' | '.join(str(cell) for cell in cells)} | {{numref}}`{row['figure']}` |")
-    return "\n".join(lines)
+    return _markdown(
+        {
+            "the paper says": f"{row['claim']} ({row['where']})",
+            "this run": row["here"] or row["note"],
+            "verdict": _badge(row["verdict"]),
+            "see": f"{{numref}}`{row['figure']}`",
+        }
+        for _, row in card.set_index("id").loc[list(names)].iterrows()
+    )
 
 
 def as_markdown(card: pd.DataFrame, section: str, differences: bool = True) -> str:
-    """One section of a scorecard as a MyST table: verdicts as badges by class, figures as numbered links.
-
-    Without `differences` from the paper where a run has other models or data.
-    """
-    heads = ["claim", "paper", "here", "difference", "supported if", "verdict", "figure"]
-    table = []
-    for row in card[card["section"] == section].itertuples():
-        figure = f"{{numref}}`{row.figure}`" if row.figure else ""
-        here = f"{row.here}; {row.note}" if row.here and row.note else row.here or row.note
-        cells = (
-            f"**{row.claim}** ({row.where})",
-            row.paper,
-            here,
-            row.difference if differences else "",
-            row.tolerance,
-            _badge(row.verdict),
-            figure,
-        )
-        table.append([str(cell).replace("|", "\\|") for cell in cells])
-    kept = [column for column in range(len(heads)) if any(cells[column] for cells in table)]
-    lines = [heads, ["---"] * len(heads), *table]
-    return "\n".join("| " + " | ".join(line[column] for column in kept) + " |" for line in lines)
+    """One section of a scorecard as a MyST table; without `differences` where a run has other models or data."""
+    return _markdown(
+        {
+            "claim": f"**{row.claim}** ({row.where})",
+            "paper": row.paper,
+            "here": "; ".join(filter(None, (row.here, row.note))),
+            "difference": row.difference if differences else "",
+            "supported if": row.tolerance,
+            "verdict": _badge(row.verdict),
+            "figure": f"{{numref}}`{row.figure}`" if row.figure else "",
+        }
+        for row in card[card["section"] == section].itertuples()
+    )
 
 
 def show(*rows: dict[str, str]) -> Styler:

@@ -1,11 +1,13 @@
 """The tables of a run: complete, in the published order, whole or not at all, with what made them."""
 
+import hashlib
 import json
 import os
 import shutil
 from pathlib import Path
 
 import pandas as pd
+import processes
 import pytest
 import torch
 
@@ -33,26 +35,22 @@ def test_tables_lie_in_the_repository_or_where_one_works_if_there_is_none(tmp_pa
     monkeypatch.chdir(tmp_path)
     profile = load_profile("demo")
     assert results.folder(profile) == ROOT / "results" / "demo"
-    assert results.folder(profile, "other") == Path("other/demo")
+    assert results.folder(profile, "other") == results.folder(profile, Path("other")) == Path("other/demo")
     monkeypatch.setattr(results, "ROOT", tmp_path / "site-packages")
     assert results.folder(profile) == tmp_path / "results" / "demo"
 
 
-def test_further_columns_come_last(tmp_path):
-    path = results.save_table(table(draw=7), NAME, tmp_path, MADE_FROM)
+def test_further_columns_come_last_and_the_table_that_was_passed_in_is_not_changed(tmp_path):
+    given = table(draw=7)
+    path = results.save_table(given, NAME, tmp_path, MADE_FROM)
     assert path.read_text().splitlines()[0].endswith("cosine_to_mean,draw")
+    pd.testing.assert_frame_equal(given, table(draw=7))
 
 
 def test_a_missing_column_is_named_and_nothing_is_written(tmp_path):
     with pytest.raises(ValueError, match=r"masking_invariance: the columns \['norm'\] are missing"):
         results.save_table(table().drop(columns="norm"), NAME, tmp_path, MADE_FROM)
     assert list(tmp_path.iterdir()) == []
-
-
-def test_the_table_that_was_passed_in_is_not_changed(tmp_path):
-    given = table()
-    results.save_table(given, NAME, tmp_path, MADE_FROM)
-    pd.testing.assert_frame_equal(given, table())
 
 
 def test_every_published_table_has_distinct_columns():
@@ -98,10 +96,13 @@ def test_a_table_of_this_run_is_read(tmp_path):
 
 
 def test_what_a_table_was_made_from_lies_beside_it(tmp_path):
-    results.save_table(table(), NAME, tmp_path, MADE_FROM)
-    assert json.loads((tmp_path / "origins" / f"{NAME}.json").read_text()) == MADE_FROM
-    files = [path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file()]
-    assert sorted(files) == [f"{NAME}.csv", f"origins/{NAME}.json"]
+    path = results.save_table(table(), NAME, tmp_path, MADE_FROM)
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    assert json.loads((tmp_path / "run.json").read_text()) == {"tables": {NAME: MADE_FROM | {"sha256": digest}}}
+    assert {path.name for path in tmp_path.iterdir()} <= {f"{NAME}.csv", "run.json", "run.json.lock"}
+
+
+REMEDY = "run the chapter that writes it again, or choose another results folder"
 
 
 @pytest.mark.parametrize(
@@ -115,17 +116,27 @@ def test_a_table_of_another_profile_or_other_data_is_refused_with_the_remedy(tmp
     path = results.save_table(table(), NAME, tmp_path, MADE_FROM)
     with pytest.raises(ValueError, match="instead of") as caught:
         results.read_table(NAME, tmp_path, MADE_FROM | changed)
-    assert f"{path}: {told}" in str(caught.value)
-    assert "run the chapter that writes it again, or choose another results folder" in str(caught.value)
+    assert f"{path}: {told}; {REMEDY}" in str(caught.value)
 
 
-def test_a_table_that_does_not_say_what_it_was_made_from_is_refused(tmp_path):
+@pytest.mark.parametrize("record", [None, "", "{", "[]", "{}"])
+def test_a_table_of_which_the_record_says_nothing_is_refused(tmp_path, record):
     path = results.save_table(table(), NAME, tmp_path, MADE_FROM)
-    (tmp_path / "origins" / f"{NAME}.json").unlink()
+    (tmp_path / "run.json").unlink() if record is None else (tmp_path / "run.json").write_text(record)
     with pytest.raises(ValueError, match="made from another profile") as caught:
         results.read_table(NAME, tmp_path, MADE_FROM)
     assert str(path) in str(caught.value)
     assert len(results.read_table(NAME, tmp_path)) == 2
+    results.save_table(table(), NAME, tmp_path, MADE_FROM)
+    assert len(results.read_table(NAME, tmp_path, MADE_FROM)) == 2
+
+
+def test_a_table_whose_bytes_are_not_those_that_were_written_is_refused(tmp_path):
+    """As where a run was killed between a new table and its record, or a hand has changed it."""
+    path = results.save_table(table(), NAME, tmp_path, MADE_FROM)
+    path.write_text(path.read_text().replace("0.5", "0.6"))
+    with pytest.raises(ValueError, match=rf"{NAME}\.csv: not as it was written .*; {REMEDY}"):
+        results.read_table(NAME, tmp_path, MADE_FROM)
 
 
 def test_a_table_written_again_belongs_to_the_later_run(tmp_path):
@@ -135,6 +146,25 @@ def test_a_table_written_again_belongs_to_the_later_run(tmp_path):
     assert results.read_table(NAME, tmp_path, later)["mask"].tolist() == [3, 4]
     with pytest.raises(ValueError, match="another data"):
         results.read_table(NAME, tmp_path, MADE_FROM)
+
+
+def writes(folder, number):
+    for name in list(results.COLUMNS)[number::4][:5]:
+        columns = {column: [number] for column in results.COLUMNS[name]}
+        results.save_table(pd.DataFrame(columns), name, folder, MADE_FROM)
+        results.record_run(folder, f"{number}_{name}", {"seconds": number}, device="cpu")
+
+
+def test_nothing_is_lost_where_several_processes_write_at_once(tmp_path):
+    started = [processes.start(writes, tmp_path, number) for number in range(4)]
+    for process in started:
+        process.join(120)
+    names = [name for number in range(4) for name in list(results.COLUMNS)[number::4][:5]]
+    record = results.read_run(tmp_path)
+    assert set(record["tables"]) == set(names)
+    assert len(record["notebooks"]) == len(names)
+    assert record["device"] == "cpu"
+    assert all(len(results.read_table(name, tmp_path, MADE_FROM)) == 1 for name in names)
 
 
 def opened(profile, folder):
@@ -152,10 +182,10 @@ def test_a_chapter_reads_what_another_wrote_until_the_data_change(tiny_profile, 
         opened(profile, tmp_path / "tables").read(NAME)
 
 
-def test_origin_is_the_profile_and_its_data(tiny_profile):
+def test_a_table_is_made_from_the_profile_and_its_data(tiny_profile):
     profile = load_profile(tiny_profile())
-    assert results.origin(profile) == {"profile": "tiny", "data": results.data_fingerprint(profile)}
-    assert results.origin(profile) == results.origin(load_profile(profile.path))
+    assert results.made_from(profile) == {"profile": "tiny", "data": results.data_fingerprint(profile)}
+    assert results.made_from(profile) == results.made_from(load_profile(profile.path))
 
 
 def test_data_fingerprint_follows_a_users_images(tiny_profile, tmp_path):
@@ -193,17 +223,13 @@ def test_data_fingerprint_follows_what_lies_beside_the_bundled_weights(monkeypat
 
 def test_recording_a_run_merges_with_what_is_known(tmp_path):
     results.record_run(tmp_path, "first", {"seconds": 1}, device="cpu")
+    results.save_table(table(), NAME, tmp_path, MADE_FROM)
     results.record_run(tmp_path, "second", {"seconds": 2})
     results.record_run(tmp_path, "second", {"seconds": 3}, place=tmp_path)
     found = json.loads((tmp_path / "run.json").read_text())
     notebooks = {"first": {"seconds": 1}, "second": {"seconds": 3}}
+    assert list(found.pop("tables")) == [NAME]
     assert found == {"device": "cpu", "place": str(tmp_path), "notebooks": notebooks}
-
-
-def test_results_lie_in_a_folder_of_the_profiles_name(tmp_path):
-    demo = load_profile("demo")
-    assert results.folder(demo) == ROOT / "results" / "demo"
-    assert results.folder(demo, tmp_path) == results.folder(demo, str(tmp_path)) == tmp_path / "demo"
 
 
 def test_provenance_holds_a_version_of_every_package():
@@ -235,5 +261,7 @@ def test_what_a_run_took_by_chapter(tmp_path):
 
 
 def test_no_run_yet_is_told(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"run\.json: not there yet; `python -m mae_helpers.run` writes it"):
-        results.read_run(tmp_path)
+    results.save_table(table(), NAME, tmp_path, MADE_FROM)  # as from a notebook that was run by hand
+    for folder in (tmp_path, tmp_path / "empty"):
+        with pytest.raises(FileNotFoundError, match=r"run\.json: not there yet; `python -m mae_helpers.run` writes it"):
+            results.read_run(folder)

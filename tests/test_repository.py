@@ -1,4 +1,4 @@
-"""The repository's address: notebooks that set themselves up, and buttons that open them elsewhere."""
+"""The repository's own pages: the README's picture and scorecard are those of a run; its address opens notebooks."""
 
 import re
 import shutil
@@ -6,13 +6,17 @@ import subprocess
 import sys
 
 import nbformat
+import pandas as pd
 import pytest
 import yaml
 
 from mae_helpers.profile.settings import ROOT
-from mae_helpers.run import launch, notebooks
+from mae_helpers.run import notebooks, repository
 from mae_helpers.run import site as book
+from mae_helpers.verdicts import scorecard as claims
 
+README = (ROOT / "README.md").read_text()
+BLOCK = repository.BLOCK.search(README)[0]
 ADDRESS = "https://github.com/someone/mae-book"
 
 
@@ -24,7 +28,7 @@ def launched(tmp_path_factory):
         shutil.copy(ROOT / name, root / name)
     shutil.copytree(ROOT / "book", root / "book")
     shutil.copytree(ROOT / "notebooks", root / "notebooks")
-    launch.launch(ADDRESS + ".git", root)
+    repository.launch(ADDRESS + ".git", root)
     return root
 
 
@@ -35,23 +39,23 @@ def test_every_notebook_sets_itself_up_in_its_first_cell(launched):
         nbformat.validate(notebook)
         first = next(cell for cell in notebook.cells if cell.cell_type == "code")
         assert f"%pip install -q git+{ADDRESS}" in first.source
-        others = [cell for cell in notebook.cells if cell.id != launch.CELL]
+        others = [cell for cell in notebook.cells if cell.id != repository.CELL]
         assert others == nbformat.read(source, 4).cells
         assert notebooks.parameters_of(path) == notebooks.parameters_of(source)
 
 
 def test_the_first_cell_does_nothing_where_the_module_is_there(tmp_path):
-    cell = launch.set_up_cell(ADDRESS)
-    source = cell.source.replace("%pip install", "raise SystemExit('installs') #")
+    cell = repository.set_up_cell(ADDRESS)
+    source = cell["source"].replace("%pip install", "raise SystemExit('installs') #")
     assert subprocess.run([sys.executable, "-c", source], cwd=ROOT).returncode == 0
-    elsewhere = subprocess.run([sys.executable, "-S", "-c", source], cwd=tmp_path, capture_output=True, text=True)
+    elsewhere = subprocess.run([sys.executable, "-SE", "-c", source], cwd=tmp_path, capture_output=True, text=True)
     assert elsewhere.stderr.strip() == "installs"
 
 
 def test_a_second_address_takes_the_place_of_the_first(launched, tmp_path):
     root = tmp_path / "again"
     shutil.copytree(launched, root)
-    launch.launch("https://github.com/another/book", root)
+    repository.launch("https://github.com/another/book", root)
     for path in [root / "_config.yml", root / "CITATION.cff", *notebooks.find([], root / "notebooks")]:
         text = path.read_text()
         assert "someone" not in text, path.name
@@ -67,7 +71,7 @@ def test_the_citation_has_the_address(launched):
 )
 def test_another_kind_of_address_is_refused(address, capsys):
     before = (ROOT / "_config.yml").read_text()
-    assert launch.main([address]) == 1
+    assert repository.main(["launch", address]) == 1
     assert f"{address!r} is no repository on GitHub; use https://github.com/OWNER/NAME" in capsys.readouterr().err
     assert (ROOT / "_config.yml").read_text() == before
 
@@ -91,3 +95,50 @@ def test_without_an_address_there_is_no_button(tiny_run, tmp_path):
     settings = yaml.safe_load(book.sources(tiny_run.profile, tmp_path, tmp_path)[book.Path("_config.yml")])
     assert settings["repository"]["url"] == ""
     assert "launch_buttons" not in settings
+
+
+def test_the_readme_is_short():
+    assert len(README.splitlines()) < 120
+
+
+def test_the_picture_is_there():
+    assert f"]({repository.PICTURE})" in README
+    assert (ROOT / repository.PICTURE).read_text().lstrip().startswith("<?xml")
+    assert (ROOT / repository.PICTURE).stat().st_size < 500_000
+
+
+def test_the_scorecard_counts_every_claim_and_shows_ten_of_them():
+    total, rest = re.search(r"Of (\d+) claims, on the demo: (.*)\. Ten", BLOCK).groups()
+    counts = {verdict: int(number) for number, verdict in re.findall(r"(\d+) ([a-z ]+)", rest)}
+    assert set(counts) <= set(claims.VERDICTS)
+    assert sum(counts.values()) == int(total) == len(claims.CLAIMS)
+    rows = [line.strip("| ").split(" | ") for line in BLOCK.splitlines() if line.startswith("| ")][1:]
+    assert len(rows) == 10
+    known = {f"{entry['claim']} ({entry['where']})" for entry in claims.CLAIMS.values()}
+    for said, here, verdict in rows:
+        assert said in known
+        assert re.search(r"\d", here)
+        assert verdict in claims.VERDICTS
+
+
+def test_without_a_run_the_readme_says_what_to_do(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(repository, "ROOT", tmp_path)
+    assert repository.main(["readme"]) == 1
+    assert "scorecard.csv: not there yet; run `make book` first" in capsys.readouterr().err
+
+
+def test_an_update_writes_what_the_run_shows_and_nothing_else(tiny_run, tmp_path):
+    card = pd.read_csv(tiny_run.tables / "scorecard.csv", keep_default_na=False)
+    target, picture = tmp_path / "README.md", tmp_path / "overview.svg"
+    target.write_text(README)
+    repository.update_readme(target, picture, tiny_run.executed, card)
+    text = target.read_text()
+    assert repository.BLOCK.sub("", text) == repository.BLOCK.sub("", README)
+    first = card[card["id"] == "angles_grow"].iloc[0]
+    assert f"| {first['claim']} ({first['where']}) | {first['here']} | {first['verdict']} |" in text
+    assert "<svg" in picture.read_text()
+
+
+def test_the_citation_file_is_whole():
+    about = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert about["references"][0]["url"] == "https://arxiv.org/abs/2602.03531"

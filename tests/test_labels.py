@@ -8,7 +8,7 @@ import pytest
 from photographs import PAPER, opened
 from scipy.io import savemat
 
-from mae_helpers.images.sets import ImageError
+from mae_helpers.images.pixels import ImageError
 
 FILES = {
     "kaggle": "LOC_val_solution.csv",
@@ -121,54 +121,67 @@ def test_names_of_ones_own_take_a_line_each_in_sorted_order(copy):
         opened(copy, labels=str(path))
 
 
-def test_too_few_lines_for_the_images_numbers_are_an_error(copy):
-    path = write("ids", copy.parent)
-    path.write_text("\n".join(path.read_text().split()[:-1]))
-    with pytest.raises(ImageError, match=r"205 lines do not fit 30 images; use the file of this very set"):
-        opened(copy)
+def lines(change):
+    """A change of a file's lines."""
+    return lambda path: path.write_text("\n".join(change(path.read_text().splitlines())))
 
 
-@pytest.mark.parametrize("kind", ["kaggle", "names and indices", "names and ids"])
-def test_an_image_that_the_file_lacks_is_named(copy, kind):
+def without_one(rows):
+    return [row for row in rows if "00000073" not in row]
+
+
+def lacking(path):
+    """The kit without the class of the first image."""
+    write_kit(path.parent, {name: number for name, number in kit_numbers().items() if name != "n02106662"})
+
+
+REFUSALS = [  # the kind of file, what is done to it, and what is said
+    *((kind, lines(without_one), r": ILSVRC2012_val_00000073\.JPEG is not in it") for kind in KINDS[:3]),
+    *(
+        (
+            "names and indices",
+            lines(
+                lambda rows, value=value: [row.replace("00000073.JPEG 235", f"00000073.JPEG {value}") for row in rows]
+            ),
+            rf"val\.txt: ILSVRC2012_val_00000073\.JPEG is {value}; expected a WordNet id or an index from 0 to 999",
+        )
+        for value in ("1000", "n00000000", "dog", "-1", "2.0")
+    ),
+    ("ids", lines(lambda rows: rows[:-1]), "205 lines do not fit 30 images; use the file of this very set"),
+    ("ids", lambda path: path.write_text("\n\n"), "nothing in it; use a ground-truth file of these images"),
+    ("ids", lambda path: path.write_bytes(b"\xff\xfe\x00"), "not text in UTF-8"),
+    ("names and ids", lines(lambda rows: [*rows, rows[0][:-9] + "n01440764"]), "is in it twice, as 'n01440764' too"),
+    ("kaggle", lambda path: path.unlink(), "no such file; name a ground-truth file as `labels`"),
+    (
+        "development kit",
+        lambda path: path.with_name("meta.mat").unlink(),
+        r"the development kit's own order; put the kit's meta\.mat beside it",
+    ),
+    (
+        "development kit",
+        lacking,
+        rf"00000003\.JPEG is number {kit_numbers()['n02106662']}, which meta\.mat lacks",
+    ),
+    (
+        "development kit",
+        lambda path: path.with_name("meta.mat").write_text("no matrix, but long enough to be read as a header " * 9),
+        r"meta\.mat: not the development kit's \(.+\); copy it again",
+    ),
+    (
+        "development kit",
+        lambda path: savemat(path.with_name("meta.mat"), {"classes": np.arange(3)}),
+        r"meta\.mat: not the development kit's \(.+\); copy it again",
+    ),
+]
+
+
+@pytest.mark.parametrize(("kind", "damage", "message"), REFUSALS)
+def test_a_file_that_does_not_fit_its_images_is_refused(copy, kind, damage, message):
     path = write(kind, copy.parent)
-    path.write_text("".join(line for line in path.read_text().splitlines(True) if "00000073" not in line))
-    with pytest.raises(ImageError, match=rf"{path.name}: ILSVRC2012_val_00000073\.JPEG is not in it"):
+    damage(path)
+    with pytest.raises(ImageError, match=message) as caught:
         opened(copy, labels=str(path))
-
-
-@pytest.mark.parametrize("value", ["1000", "n00000000", "dog", "-1", "2.0"])
-def test_a_value_that_is_no_class_is_named(copy, value):
-    path = write("names and indices", copy.parent)
-    path.write_text(path.read_text().replace("00000073.JPEG 235", f"00000073.JPEG {value}"))
-    with pytest.raises(ImageError, match=rf"val\.txt: ILSVRC2012_val_00000073\.JPEG is {value}; expected a WordNet id"):
-        opened(copy)
-
-
-def test_the_kits_numbers_without_its_meta_mat_are_an_error(copy):
-    write("development kit", copy.parent)
-    (copy.parent / "meta.mat").unlink()
-    with pytest.raises(ImageError, match=r"the development kit's own order; put the kit's meta\.mat beside it"):
-        opened(copy)
-
-
-def test_a_number_that_meta_mat_lacks_is_never_taken_for_an_index(copy):
-    write("development kit", copy.parent)
-    numbers = kit_numbers()
-    lacking = numbers.pop("n02106662")
-    write_kit(copy.parent, numbers)
-    with pytest.raises(ImageError, match=rf"00000003\.JPEG is number {lacking}, which meta\.mat lacks"):
-        opened(copy)
-
-
-@pytest.mark.parametrize("content", ["text", "another variable"])
-def test_a_meta_mat_of_another_kind_is_an_error(copy, content):
-    write("development kit", copy.parent)
-    if content == "text":
-        (copy.parent / "meta.mat").write_text("no matrix at all, but long enough to be read as a header " * 9)
-    else:
-        savemat(copy.parent / "meta.mat", {"classes": np.arange(3)})
-    with pytest.raises(ImageError, match=r"meta\.mat: not the development kit's \(.+\); copy it again"):
-        opened(copy)
+    assert str(caught.value).startswith(str(copy.parent)), "the file is named"
 
 
 def test_a_kit_of_a_single_class_is_read(copy):
@@ -179,11 +192,3 @@ def test_a_kit_of_a_single_class_is_read(copy):
     numbers = {"n02106662": kit_numbers()["n02106662"]}
     write_kit(copy.parent, numbers)
     assert opened(copy, classes=["n02106662"]).labels.tolist() == [235] * 3
-
-
-def test_an_empty_and_a_missing_file_are_errors(copy, tmp_path):
-    (tmp_path / "empty.txt").write_text("\n\n")
-    with pytest.raises(ImageError, match=r"empty\.txt: nothing in it"):
-        opened(copy, labels=str(tmp_path / "empty.txt"))
-    with pytest.raises(ImageError, match=r"gone\.txt"):
-        opened(copy, labels=str(tmp_path / "gone.txt"))

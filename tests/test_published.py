@@ -8,27 +8,14 @@ import pytest
 from scipy.stats import spearmanr
 
 from mae_helpers.measures.features import feature_table
-from mae_helpers.verdicts.published import (
-    arrange,
-    compare,
-    compare_features,
-    feature_agreement,
-    published,
-    released_active,
-    show,
-)
+from mae_helpers.verdicts import published as reference
+from mae_helpers.verdicts.published import arrange, compare, compare_features, feature_agreement, published, show
 
-
-def run(**accuracies):
-    return pd.concat(
-        pd.DataFrame({"model": model, "level": ["clean", "I", "X"], "top1_percent": values, "ssim": [1.0, 0.9, 0.5]})
-        for model, values in accuracies.items()
-    )
+DIFFERENCES = [f"top1_percent_difference{side}" for side in ("", "_low", "_high")]
 
 
 @pytest.mark.parametrize(
-    ("name", "rows"),
-    [("table1_blur", 10), ("table2_imagenet_c", 75), ("table3_cosine", 20), ("fig5_occlusion", 10)],
+    ("name", "rows"), [("table1_blur", 10), ("table2_imagenet_c", 75), ("table3_cosine", 20), ("fig5_occlusion", 10)]
 )
 def test_published_tables_are_whole(name, rows):
     table = published(name)
@@ -37,8 +24,9 @@ def test_published_tables_are_whole(name, rows):
 
 
 def test_published_values_that_the_text_quotes():
-    assert published("table1_blur").set_index("level").loc["X", "top1_percent"] == 80.8
-    assert published("fig5_occlusion").set_index("occlusion_percent").loc[90, "top1_percent"] == 60.8
+    assert reference.paper("table1_blur", "top1_percent", level="X") == 80.8
+    assert reference.paper("fig5_occlusion", "top1_percent", occlusion_percent=90) == 60.8
+    assert reference.paper("table3_cosine", "mean_cosine", perturbation="occlusion", level="60") == 0.836
 
 
 def test_an_unknown_table_is_named_with_the_known_ones():
@@ -47,9 +35,10 @@ def test_an_unknown_table_is_named_with_the_known_ones():
 
 
 def test_compare_by_hand():
-    table = compare(
-        run(vit_supervised=[70, 60, 50], mae_finetuned=[95, 90, 80]), "table1_blur", ["level"], ["top1_percent", "ssim"]
-    )
+    rows = {"level": ["clean", "I", "X"], "ssim": [1.0, 0.9, 0.5]}
+    accuracies = {"vit_supervised": [70, 60, 50], "mae_finetuned": [95, 90, 80]}
+    tables = [pd.DataFrame(rows | {"model": model, "top1_percent": top1}) for model, top1 in accuracies.items()]
+    table = compare(pd.concat(tables), "table1_blur", ["level"], ["top1_percent", "ssim"])
     assert table["level"].tolist() == ["clean", "I", "X"]
     assert table["top1_percent"].tolist() == [95, 90, 80]
     assert table["top1_percent_vit"].tolist() == [70, 60, 50]
@@ -83,25 +72,21 @@ def plain(texts):
 
 def cell(page, text):
     """The id of the only cell or heading of a page that reads `text`."""
-    (found,) = [part for part in page.split("<t")[1:] if f">{text}</t" in part]
-    return found.split('id="')[1].split('"')[0]
+    (part,) = [part for part in page.split("<t")[1:] if f">{text}</t" in part]
+    return re.search(r'id="(\w+)"', part)[1]
 
 
 def is_grey(page, text):
     """Whether the page's style sheet has the colour on the cell or heading that reads `text`."""
-    styles = page.split("</style>")[0]
-    grey = [
-        name for rule in styles.split("}") if "--pst-color-text-muted" in rule for name in re.findall(r"#(T_\w+)", rule)
-    ]
-    return cell(page, text) in grey
+    rules = [rule for rule in page.split("</style>")[0].split("}") if "--pst-color-text-muted" in rule]
+    return cell(page, text) in re.findall(r"#(T_\w+)", "".join(rules))
 
 
 def test_the_interval_of_a_difference_is_that_of_the_value_less_the_published_value():
     found = compare(accuracies(), "table1_blur", ["level"], ["top1_percent"]).set_index("level")
-    columns = ["top1_percent_difference", "top1_percent_difference_low", "top1_percent_difference_high"]
-    assert found.loc["I", columns].tolist() == pytest.approx([1.2, -0.8, 3.1])
-    assert found.loc["X", columns].tolist() == pytest.approx([-1.8, -5.3, 0.0], abs=1e-9)
-    assert found.loc["clean", columns].isna().all()
+    assert found.loc["I", DIFFERENCES].tolist() == pytest.approx([1.2, -0.8, 3.1])
+    assert found.loc["X", DIFFERENCES].tolist() == pytest.approx([-1.8, -5.3, 0.0], abs=1e-9)
+    assert found.loc["clean", DIFFERENCES].isna().all()
 
 
 @pytest.mark.parametrize(
@@ -112,17 +97,11 @@ def test_the_interval_of_a_difference_is_that_of_the_value_less_the_published_va
     ],
 )
 def test_cosines_and_drops_have_intervals_of_their_own_columns(name, value, ends):
-    rows = {
-        "model": "mae_finetuned",
-        "perturbation": "occlusion",
-        "level": [50],
-        value: 0.9,
-        ends[0]: 0.8,
-        ends[1]: 0.95,
-    }
-    paper = published(name).set_index(["perturbation", "level"]).loc[("occlusion", "50"), value]
-    (found,) = compare(pd.DataFrame(rows), name, ["perturbation", "level"], [value]).to_dict("records")
-    differences = [found[f"{value}_difference{end}"] for end in ("", "_low", "_high")]
+    row = {"model": "mae_finetuned", "perturbation": "occlusion", "level": [50]}
+    row |= {value: 0.9, ends[0]: 0.8, ends[1]: 0.95}
+    paper = reference.paper(name, value, perturbation="occlusion", level="50")
+    (compared,) = compare(pd.DataFrame(row), name, ["perturbation", "level"], [value]).to_dict("records")
+    differences = [compared[f"{value}_difference{end}"] for end in ("", "_low", "_high")]
     assert differences == pytest.approx([0.9 - paper, 0.8 - paper, 0.95 - paper])
 
 
@@ -139,10 +118,8 @@ def test_a_page_shows_the_difference_with_its_interval_signs_and_no_negative_zer
     assert plain(shown["top-1 (%)"]) == ["95.0 (93.0 to 97.0)", "91.0 (89.0 to 92.9)", "79.0 (75.5 to 80.8)"]
     assert shown["top-1 (%) (paper)"].tolist() == ["", "89.8", "80.8"]
     assert plain(shown["top-1 (%) (difference)"]) == ["", "+1.2 (−0.8 to +3.1)", "−1.8 (−5.3 to +0.0)"]
-    assert show(pd.DataFrame({"x_difference": [-1e-9], "x": [-0.5]}), {"x": "{:.1f}"}, True).data.loc[0].tolist() == [
-        "−0.5",
-        "+0.0",
-    ]
+    tiny = pd.DataFrame({"x_difference": [-1e-9], "x": [-0.5]})
+    assert show(tiny, {"x": "{:.1f}"}, True).data.loc[0].tolist() == ["−0.5", "+0.0"]
 
 
 @pytest.mark.parametrize("same_data", [True, False])
@@ -188,18 +165,14 @@ def test_arranged_as_in_the_paper(same_data):
     assert not is_grey(page, "75.2")
     assert ("<caption>Rows in grey: paper, another model and data</caption>" in page) is not same_data
     assert "nan" not in page.lower()
-
-
-def test_the_headings_of_grey_rows_are_grey():
-    one = corrupted().iloc[[0]]
-    page = arrange(one, "top1_percent", "severity", ["group", "corruption"], "{:.1f}", False).to_html()
-    assert is_grey(page, "paper")
-    assert not is_grey(page, "here")
+    one = arrange(corrupted().iloc[[0]], "top1_percent", "severity", ["group", "corruption"], "{:.1f}", same_data)
+    assert is_grey(one.to_html(), "paper") is not same_data
+    assert not is_grey(one.to_html(), "here")
 
 
 @pytest.mark.parametrize(("width", "count"), [(64, 10), (16, 3), (32, 5), (128, 20), (4, 1), (1, 1)])
 def test_the_released_share_of_narrower_heads(width, count):
-    assert released_active(width) == count
+    assert reference.released_active(width) == count
 
 
 def counted(layers=12, heads=12, levels=("clean", "I"), perturbation="gaussian_blur"):
@@ -215,13 +188,12 @@ def test_released_counts_beside_a_runs_by_hand():
     assert len(table) == 4 * 144
     assert "clean" not in set(table["level"])
     cells = table.set_index(["perturbation", "level", "layer", "head"])
-    rows = {  # as they stand in released_head_features.csv
-        ("gaussian_blur", "I", 12, 12): (3, 2),
-        ("occlusion", "50", 7, 3): (6, 3),
-        ("occlusion", "90", 12, 12): (3, 0),
-    }
-    for key, (clean, kept) in rows.items():
-        row = cells.loc[key]
+    for *key, clean, kept in (  # as they stand in released_head_features.csv
+        ("gaussian_blur", "I", 12, 12, 3, 2),
+        ("occlusion", "50", 7, 3, 6, 3),
+        ("occlusion", "90", 12, 12, 3, 0),
+    ):
+        row = cells.loc[tuple(key)]
         assert (row["released_clean_count"], row["released_retained_count"]) == (clean, kept)
         assert row["difference"] == row["retained_count"] - kept
     here = blur[(blur["level"] == "I") & (blur["layer"] == 12) & (blur["head"] == 12)]
@@ -245,13 +217,17 @@ def test_heads_that_the_release_lacks_have_no_released_counts(layers, heads):
     assert np.isnan([other[name] for name in missing]).all()
 
 
-def released_as_a_run():
-    released = published("released_head_features").query("perturbation == 'occlusion' and level in ('50', '90')")
-    return released.assign(**{"class": "a"})
+def agreement(added=0, level=("50", "90"), seed=0):
+    """The rows of a run that counts what the release counts, and so much more, at these levels of occlusion."""
+    released = published("released_head_features").query("perturbation == 'occlusion'")
+    run = released[released["level"].isin(level)].assign(**{"class": "a"})
+    counts = run["retained_count"] + added
+    compared = compare_features(run.assign(retained_count=counts))
+    return feature_agreement(compared, seed).to_dict("records"), run["retained_count"], counts
 
 
 def test_a_run_that_counts_what_the_release_counts_agrees_wholly():
-    for row in feature_agreement(compare_features(released_as_a_run())).to_dict("records"):
+    for row in agreement()[0]:
         assert row["retained_count"] == pytest.approx(row["retained_count_paper"])
         differences = [row[f"retained_count_difference{end}"] for end in ("", "_low", "_high")]
         assert differences == [0, 0, 0]
@@ -260,24 +236,21 @@ def test_a_run_that_counts_what_the_release_counts_agrees_wholly():
 
 
 def test_agreement_by_hand():
-    table = released_as_a_run().query("level == '50'").reset_index(drop=True)
     shift = np.where(np.arange(144) < 36, 2, np.where(np.arange(144) < 72, -1, 0))
-    here = table.assign(retained_count=table["retained_count"] + shift)
-    (row,) = feature_agreement(compare_features(here), seed=3).to_dict("records")
+    (row,), released, here = agreement(shift, ["50"], seed=3)
     assert row["retained_count_difference"] == pytest.approx((36 * 2 - 36) / 144)
     assert row["retained_count_difference_low"] < 0.25 < row["retained_count_difference_high"]
     error = 1.96 * shift.std() / 12
     assert row["retained_count_difference_low"] == pytest.approx(0.25 - error, abs=0.03)
     assert row["retained_count_difference_high"] == pytest.approx(0.25 + error, abs=0.03)
     assert row["within_one_percent"] == 75
-    expected = spearmanr(here["retained_count"], table["retained_count"]).statistic
-    assert row["rank_correlation"] == pytest.approx(expected)
-    assert 0 < expected < 0.99
+    assert row["rank_correlation"] == pytest.approx(spearmanr(here, released).statistic)
+    assert 0 < row["rank_correlation"] < 0.99
 
 
 def test_a_model_that_keeps_nothing_has_no_rank_correlation():
-    (row,) = feature_agreement(
-        compare_features(released_as_a_run().query("level == '90'").assign(retained_count=0))
-    ).to_dict("records")
+    released = published("released_head_features").query("perturbation == 'occlusion' and level == '90'")
+    nothing = released.assign(retained_count=0, **{"class": "a"})
+    (row,) = feature_agreement(compare_features(nothing)).to_dict("records")
     assert np.isnan(row["rank_correlation"])
     assert row["retained_count"] == 0

@@ -6,16 +6,18 @@ import numpy as np
 import pytest
 import torch
 from conftest import make_vit
+from timm.layers import PatchEmbed
 
-from mae_helpers.encoder import walk as encoder
-from mae_helpers.encoder.walk import PerImage, classify, mean_patch, one_pass, walk
+from mae_helpers.encoder.passes import PerImage, one_pass
+from mae_helpers.encoder.vit import compile_blocks
+from mae_helpers.encoder.walk import classify, mean_patch, walk
 from mae_helpers.measures.attention import Rollout
 from mae_helpers.measures.features import head_features
 from mae_helpers.measures.subspaces import Moments
 from mae_helpers.perturbations.levels import Clean
-from mae_helpers.profile.machine import Compute, compile_blocks, computing_of, number_format
+from mae_helpers.profile.machine import Compute, computing_of, number_format, pick_device
 from mae_helpers.profile.settings import Computing
-from mae_helpers.sweep import sweep
+from mae_helpers.run import chapter
 
 BF16_TOLERANCE = 0.03  # of the largest magnitude: what book/imagenet.md states
 
@@ -60,13 +62,8 @@ def test_out_of_memory_halves_the_batch_and_begins_again(tiny_vit, tiny_images, 
     plain = one_pass(tiny_vit, tiny_images, statistics(tiny_vit))
     for name, expected in plain.items():
         np.testing.assert_allclose(found[name], expected, rtol=1e-4, atol=1e-6)
-
-
-def test_the_batch_size_that_fitted_is_kept_for_the_next_pass(tiny_vit, tiny_images):
-    compute, greedy = Compute(batch_size=8), OutOfMemory(4)
-    for _ in range(2):
-        one_pass(tiny_vit, tiny_images, {"greedy": greedy}, compute=compute)
-    assert greedy.refused == [8]
+    one_pass(tiny_vit, tiny_images, {"greedy": greedy}, compute=compute)
+    assert greedy.refused == [12, 6], "what fitted is kept for the next pass"
 
 
 def test_always_out_of_memory_ends_in_a_clear_error(tiny_vit, tiny_images):
@@ -75,12 +72,14 @@ def test_always_out_of_memory_ends_in_a_clear_error(tiny_vit, tiny_images):
 
 
 def test_other_errors_do_not_shrink_the_batch(tiny_vit, tiny_images):
-    def fail(state):
-        raise RuntimeError("made up")
+    def fail(*_):
+        raise RuntimeError("mat1 and mat2")
 
-    compute = Compute(batch_size=8)
-    with pytest.raises(RuntimeError, match="made up"):
-        one_pass(tiny_vit, tiny_images, {"failing": PerImage(fail)}, compute=compute)
+    compute, broken = Compute(batch_size=8), make_vit(0)
+    broken.blocks[0].norm1.register_forward_pre_hook(fail)
+    for vit, statistics in [(tiny_vit, {"failing": PerImage(fail)}), (broken, {"mean": PerImage(mean_patch)})]:
+        with pytest.raises(RuntimeError, match="mat1 and mat2"):
+            one_pass(vit, tiny_images, statistics, compute=compute)
     assert compute.batch_size == 8
 
 
@@ -115,11 +114,6 @@ def test_attention_and_tokens_are_float32_in_every_precision(tiny_vit, tiny_imag
             torch.testing.assert_close(rows, torch.ones_like(rows), atol=1e-5, rtol=0)
 
 
-def test_moments_are_float64_in_bf16(tiny_vit, tiny_images):
-    found = one_pass(tiny_vit, tiny_images, {"m": Moments({"all": range(12)})}, compute=Compute(precision="bf16"))["m"]
-    assert found["all", 1][0].dtype == np.float64
-
-
 @pytest.mark.parametrize("precision", ["float32", "tf32", "bf16"])
 def test_pytorchs_switches_are_put_back(precision):
     before = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
@@ -132,14 +126,13 @@ def test_pytorchs_switches_are_put_back(precision):
 
 
 def test_a_statistic_does_not_run_in_the_blocks_precision(tiny_vit, tiny_images):
-    seen = []
-    one_pass(
-        tiny_vit,
-        tiny_images,
-        {"probe": PerImage(lambda state: seen.append(torch.is_autocast_enabled("cpu")) or mean_patch(state))},
-        compute=Compute(precision="bf16"),
-    )
-    assert set(seen) == {False}
+    def switched_on(state):
+        return torch.full((len(state.tokens), 1), torch.is_autocast_enabled("cpu"))
+
+    statistics = {"probe": PerImage(switched_on), "moments": Moments({"all": range(12)})}
+    found = one_pass(tiny_vit, tiny_images, statistics, compute=Compute(precision="bf16"))
+    assert not found["probe"].any()
+    assert found["moments"]["all", 1][0].dtype == np.float64
 
 
 def test_compiled_blocks_give_the_same_results(tiny_images):
@@ -156,23 +149,13 @@ def test_compiled_blocks_give_the_same_results(tiny_images):
     np.testing.assert_allclose(found, plain, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize(
-    ("settings", "told"),
-    [
-        ({"precision": "fp8"}, "precision 'fp8': use one of float32, tf32, bf16"),
-        ({"batch_size": 0}, "batch_size 0"),
-        ({"workers": "many"}, "workers 'many'"),
-    ],
-)
-def test_wrong_settings_are_named(settings, told):
-    with pytest.raises(ValueError, match=told):
-        Compute(**settings)
-
-
-def test_a_notebooks_precision_goes_before_the_profiles():
+def test_a_notebooks_precision_goes_before_the_profiles_and_a_wrong_one_is_named():
     assert computing_of(Computing(precision="tf32")).precision == "tf32"
     assert computing_of(Computing(precision="tf32"), "bf16").precision == "bf16"
     assert computing_of(Computing(workers=3)).workers == 3
+    for wrong in ("fp8", ""):
+        with pytest.raises(ValueError, match=f"precision '{wrong}': use one of float32, tf32, bf16"):
+            computing_of(Computing(), wrong)
 
 
 def test_precision_and_compilation_tell_results_apart():
@@ -199,33 +182,39 @@ def test_a_gpu_agrees_with_the_cpu(tiny_vit, tiny_images, precision, tolerance):
     ],
     ids=lambda error: type(error).__name__,
 )
-def test_a_sweep_survives_one_lack_of_memory_and_names_a_lasting_one(tmp_path, tiny_images, monkeypatch, error):
+def test_a_sweep_survives_one_lack_of_memory_and_names_a_lasting_one(tmp_path, tiny_profile, error):
     """Of a GPU, of NumPy and of PyTorch on the CPU: once, the result is the same; always, it is one clear error."""
-    vit, left, real = make_vit(1), [], encoder.walk
+    path, room = tiny_profile(compute={"batch_size": 12}), [12]
 
-    def walk(*given):
-        if not left or left.pop():
+    def short(module, given):
+        if isinstance(module, PatchEmbed) and len(given[0]) > room[0]:
             raise error
-        yield from real(*given)
 
-    monkeypatch.setattr(encoder, "walk", walk)
-    subject = sweep.Subject("mae", lambda: vit, tiny_images, "1")
+    def swept(images):
+        here = chapter.begin(str(path), "cpu", results_folder=str(tmp_path / f"room for {images}"))
+        here.model("mae_finetuned")
+        room[0] = images
+        found = here.sweep({"mae_finetuned": here.images()}, {"clean": Clean()}, "embedding")
+        return found["mae_finetuned"]["clean"], here.compute.batch_size
 
-    def swept(folder, failures, compute):
-        left[:] = failures
-        return sweep.sweep([subject], {"clean": Clean()}, "embedding", tmp_path / folder, compute)["mae"]["clean"]
-
-    whole = swept("whole", [False], Compute(batch_size=12))
-    compute = Compute(batch_size=12)
-    halved = swept("once", [False, False, True], compute)
-    assert compute.batch_size == 6
-    np.testing.assert_allclose(halved, whole, rtol=0, atol=1e-6 * np.abs(whole).max())
-    with pytest.raises(MemoryError, match="the device has no memory for one image; use --device cpu, a smaller model"):
-        swept("always", [], Compute(batch_size=12))
-    assert not list((tmp_path / "always").rglob("*.npz"))
+    hook = torch.nn.modules.module.register_module_forward_pre_hook(short)
+    try:
+        (whole, _), (halved, size) = swept(12), swept(6)
+        assert size == 6
+        np.testing.assert_allclose(halved, whole, rtol=0, atol=1e-6 * np.abs(whole).max())
+        with pytest.raises(MemoryError, match="the device has no memory for one image; use --device cpu, a smaller"):
+            swept(0)
+    finally:
+        hook.remove()
+    assert not list((tmp_path / "room for 0").rglob("*.npz"))
 
 
-def test_other_errors_are_not_taken_for_a_lack_of_memory(tiny_vit, tiny_images, monkeypatch):
-    monkeypatch.setattr(encoder, "walk", lambda *_: (_ for _ in ()).throw(RuntimeError("mat1 and mat2")))
-    with pytest.raises(RuntimeError, match="mat1 and mat2"):
-        one_pass(tiny_vit, tiny_images, {})
+def test_a_device_is_there_or_refused():
+    assert pick_device("cpu") == torch.device("cpu")
+    assert pick_device().type == ("cuda" if torch.cuda.is_available() else "cpu")
+    for name in ["cuda:99", *(["cuda", "cuda:0", "cuda:1"] if not torch.cuda.is_available() else [])]:
+        with pytest.raises(ValueError, match=rf"device '{name}': PyTorch sees \d+ CUDA devices"):
+            pick_device(name)
+    for name in ("gpu", "cuda:first", ""):
+        with pytest.raises(ValueError, match=f"device '{name}': use auto, cpu"):
+            pick_device(name)

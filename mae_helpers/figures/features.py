@@ -1,0 +1,25 @@
+"""Figures of head features: how many stay common."""
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from mae_helpers.figures.style import panels
+
+
+def feature_heatmaps(table: pd.DataFrame, largest: int, xlabel: str) -> Figure:
+    """Figs. 6, 7: a panel a layer, heads by levels, coloured by retained_count, mean over classes, of `largest`."""
+    levels = list(dict.fromkeys(table["level"]))
+    figure, axes = panels(table["layer"].nunique(), 4, 2.5, sharex=True, sharey=True)
+    for ax, (layer, rows) in zip(axes, table.groupby("layer"), strict=True):
+        wide = rows.pivot_table(index="head", columns="level", values="retained_count", sort=False).sort_index()[levels]
+        picture = ax.imshow(wide, vmin=0, vmax=largest, cmap="viridis", aspect="auto")
+        ax.set(xticks=range(len(levels)), yticks=range(0, len(wide), 3), yticklabels=wide.index[::3])
+        ax.set_xticklabels(levels, rotation=90, fontsize=7)
+        ax.set_title(f"Layer {layer}", fontsize=9)
+        ax.grid(False)
+    for ax in axes[::4]:
+        ax.set_ylabel("head")
+    averaged = " (mean over classes)" if len(set(table["class"])) > 1 else ""
+    figure.colorbar(picture, ax=axes, label=f"common features{averaged}", shrink=0.6)
+    figure.supxlabel(xlabel)
+    return figure

@@ -1,0 +1,54 @@
+"""Figures of class subspaces: principal angles and singular values by layer."""
+
+import pandas as pd
+import seaborn as sns
+from matplotlib.axes import Axes
+
+from mae_helpers.figures.style import class_colours, class_title, curve, layer_axis
+
+CONTROLS = {
+    "between_classes": ("between classes", "#0072B2"),
+    "shuffled_labels": ("classes with shuffled labels", "#E69F00"),
+    "split_half": ("random halves of one class", "#009E73"),
+}
+
+
+def angle_boxes(table: pd.DataFrame, ax: Axes, title: str, colour: str) -> Axes:
+    """Fig. 4: the distribution of theta_1 over pairs, a box a layer."""
+    sns.boxplot(table, x="layer", y="theta1_deg", ax=ax, color=colour, width=0.6, fliersize=2, linewidth=1)
+    ax.set(title=title, xlabel="layer", ylabel=r"smallest principal angle $\theta_1$ (degrees)", ylim=(0, None))
+    return ax
+
+
+def control_curves(table: pd.DataFrame, ax: Axes, title: str) -> Axes:
+    """Median theta_1 by layer with its interquartile band: the classes and the two controls."""
+    for control, named in CONTROLS.items():
+        by_layer = table[table["control"] == control].groupby("layer")["theta1_deg"]
+        if by_layer.ngroups:  # with one image a class there are no halves
+            low, middle, high = (by_layer.quantile(q) for q in (0.25, 0.5, 0.75))
+            curve(middle.index, middle, ax, *named, (low, high))
+    ax.set(title=title, ylabel=r"$\theta_1$ (degrees)", ylim=(0, None))
+    return layer_axis(ax, table["layer"])
+
+
+def k_curves(table: pd.DataFrame, ax: Axes, title: str) -> Axes:
+    """Median theta_1 by layer, a line for each subspace dimension k."""
+    medians = table.groupby(["k", "layer"], as_index=False)["theta1_deg"].median()
+    each = medians.assign(k=medians["k"].astype(str))  # as names: evenly spaced colours, whatever the numbers
+    sns.lineplot(each, x="layer", y="theta1_deg", hue="k", palette="viridis", marker="o", ms=4, ax=ax)
+    ax.set(title=title, ylabel=r"median $\theta_1$ (degrees)")
+    ax.set_ylim(0, 1.25 * ax.get_ylim()[1])  # room for the legend
+    ax.legend(title="k", loc="upper left", ncols=3, fontsize="small")
+    return layer_axis(ax, table["layer"])
+
+
+def singular_value_curves(table: pd.DataFrame, index: int, ax: Axes) -> Axes:
+    """The `index`-th singular value by layer, a line a class, on a logarithmic axis."""
+    chosen = table[table["index"] == index]
+    chosen = chosen.assign(**{"class": chosen["class"].map(class_title)})
+    colours = class_colours(list(dict.fromkeys(chosen["class"])))
+    sns.lineplot(chosen, x="layer", y="singular_value", hue="class", palette=colours, ax=ax, marker="o", ms=3)
+    ax.set(yscale="log", ylabel="singular value", title=f"Singular value no. {index} of {table['index'].max()}")
+    for formatter in (ax.yaxis.set_major_formatter, ax.yaxis.set_minor_formatter):
+        formatter("{x:g}")
+    return layer_axis(ax, table["layer"])

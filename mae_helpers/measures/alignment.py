@@ -1,0 +1,62 @@
+"""How far a perturbation turns and stretches an embedding (Eq. 1, Table III)."""
+
+from collections.abc import Hashable
+
+import numpy as np
+import pandas as pd
+
+from mae_helpers.measures.accuracy import ByLevel, Sets, mean_and_interval
+
+
+def cosine(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """cos(theta) = <a, b> / (‖a‖ ‖b‖) along the last axis (Eq. 1), in float64; ValueError for a zero vector."""
+    first, second = np.asarray(first, np.float64), np.asarray(second, np.float64)
+    norms = np.linalg.norm(first, axis=-1) * np.linalg.norm(second, axis=-1)
+    if np.any(norms == 0):
+        raise ValueError("the cosine with a zero vector is undefined; the embedding of an image is all zeros")
+    return (first * second).sum(-1) / norms
+
+
+def alignment(embeddings: ByLevel, predictions: ByLevel, sets: Sets, clean: Hashable = "clean") -> pd.DataFrame:
+    """How each image's embedding moved (Eq. 1): model, level, image, cosine, norms, correct.
+
+    `embeddings` (images, D) by model and level, of the images in `sets`, are compared with those of the level `clean`; the
+    `norm_difference` is the size of ‖z_pert‖ - ‖z_clean‖, and `relative_norm_difference` its share of ‖z_clean‖.
+    """
+    parts = []
+    for model, levels in embeddings.items():
+        start = levels[clean]  # [image, feature]
+        norms = np.linalg.norm(start, axis=-1)
+        for level, moved in levels.items():
+            difference = np.abs(np.linalg.norm(moved, axis=-1) - norms)
+            columns = {
+                "model": model,
+                "level": level,
+                "image": sets[model].ids,
+                "cosine": cosine(start, moved),
+                "norm_difference": difference,
+                "relative_norm_difference": difference / norms,
+                "correct": predictions[model][level] == sets[model].labels,
+            }
+            parts.append(pd.DataFrame(columns))
+    return pd.concat(parts, ignore_index=True)
+
+
+def alignment_table(per_image: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
+    """Table III: means over images by model and level, the cosine also by correct and wrong prediction, and the accuracy.
+
+    `cosine_low`, `cosine_high` are the 95 % percentile bootstrap of `mean_cosine` over images.
+    """
+    groups = per_image.groupby(["model", "level"], sort=False)
+    table = groups.agg(
+        images=("image", "size"),
+        mean_cosine=("cosine", "mean"),
+        norm_difference=("norm_difference", "mean"),
+        relative_norm_difference=("relative_norm_difference", "mean"),
+        top1_percent=("correct", lambda correct: 100 * correct.mean()),
+    )
+    for column, rows in (("cosine_correct", per_image["correct"]), ("cosine_wrong", ~per_image["correct"])):
+        table[column] = per_image[rows].groupby(["model", "level"])["cosine"].mean()
+    intervals = groups["cosine"].apply(lambda values: mean_and_interval(values, seed)[1:])
+    table["cosine_low"], table["cosine_high"] = intervals.str[0], intervals.str[1]
+    return table.reset_index()

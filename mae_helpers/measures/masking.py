@@ -1,0 +1,88 @@
+"""How little the mean patch embedding depends on which patches are masked (Sec. III-A2)."""
+
+import numpy as np
+import pandas as pd
+from timm.models.vision_transformer import VisionTransformer
+
+from mae_helpers.encoder.passes import Batches, PerImage, one_pass
+from mae_helpers.encoder.walk import mean_patch
+from mae_helpers.measures.alignment import cosine
+from mae_helpers.profile.machine import Compute
+
+
+def masked_embeddings(
+    model: VisionTransformer,
+    images: Batches,
+    masks: int,
+    ratio: float,
+    seed: int = 0,
+    layer: int = -1,
+    compute: Compute | None = None,
+) -> np.ndarray:
+    """Mean patch embeddings of each image under `masks` random masks: (images, masks, D), by default of the last layer."""
+    if ratio == 0:
+        raise ValueError("masking ratio 0: nothing is masked, so all masks are the same; use a share above 0")
+    if masks < 2:
+        raise ValueError(f"{masks} random masks: use 2 or more, so that they can be compared")
+    compute, only = compute or Compute(), range(1, len(model.blocks) + 1)[layer]
+    how = {"ratio": ratio, "seed": seed, "compute": compute}
+    draws = (
+        one_pass(model, images, {"": PerImage(mean_patch, only)}, draw=draw, label=f"mask {draw + 1} of {masks}", **how)
+        for draw in range(masks)
+    )
+    return np.stack([found[""] for found in draws], axis=1)  # [image, mask, feature]
+
+
+def pairwise_cosines(vectors: np.ndarray) -> np.ndarray:
+    """Cosines of all pairs i < j of vectors (n, D): (n (n - 1) / 2,)."""
+    norms = np.linalg.norm(np.asarray(vectors, np.float64), axis=-1, keepdims=True)
+    if np.any(norms == 0):
+        raise ValueError("the cosine with a zero vector is undefined; the embedding of an image is all zeros")
+    unit = vectors / norms
+    return (unit @ unit.T)[np.triu_indices(len(unit), k=1)]
+
+
+def masking_table(embeddings: np.ndarray, ids: list[str]) -> pd.DataFrame:
+    """Mean patch embeddings under several masks, (images, masks, D) -> image, mask, norm, cosine_to_mean.
+
+    `cosine_to_mean` compares each embedding with the mean over that image's masks.
+    """
+    embeddings = np.asarray(embeddings, np.float64)
+    images, masks, _ = embeddings.shape
+    return pd.DataFrame(
+        {
+            "image": np.repeat(ids, masks),
+            "mask": np.tile(np.arange(1, masks + 1), images),
+            "norm": np.linalg.norm(embeddings, axis=-1).ravel(),
+            "cosine_to_mean": cosine(embeddings, embeddings.mean(axis=1, keepdims=True)).ravel(),
+        }
+    )
+
+
+def within_and_between(embeddings: np.ndarray) -> pd.DataFrame:
+    """Cosines between two masks of one image (`within`) and between two images, mask by mask (`between`).
+
+    embeddings (images, masks, D) -> pair, cosine: one row a pair.
+    """
+    within = np.concatenate([pairwise_cosines(image) for image in embeddings])
+    between = np.concatenate([pairwise_cosines(masked) for masked in np.swapaxes(embeddings, 0, 1)])
+    kinds = np.repeat(["within", "between"], [len(within), len(between)])
+    return pd.DataFrame({"pair": kinds, "cosine": np.concatenate([within, between])})
+
+
+def cosine_table(pairs: pd.DataFrame) -> pd.DataFrame:
+    """Cosines of `within_and_between` in short: pair, pairs (their number), cosine_p05 (lowest 5 %), cosine_median."""
+    groups = pairs.groupby("pair")["cosine"]
+    columns = {"pairs": groups.size(), "cosine_p05": groups.quantile(0.05), "cosine_median": groups.median()}
+    return pd.DataFrame(columns).reset_index()
+
+
+def cosine_counts(pairs: pd.DataFrame, bins: int = 100) -> pd.DataFrame:
+    """Cosines of `within_and_between` as a histogram from -1 to 1: pair, cosine_from, cosine_to, pairs, density."""
+    edges, parts = np.linspace(-1, 1, bins + 1), []
+    for pair, rows in pairs.groupby("pair"):
+        counts = np.histogram(np.clip(rows["cosine"], -1, 1), edges)[0]
+        density = counts / (counts.sum() * np.diff(edges))
+        columns = {"cosine_from": edges[:-1], "cosine_to": edges[1:], "pairs": counts, "density": density}
+        parts.append(pd.DataFrame({"pair": pair} | columns)[counts > 0])
+    return pd.concat(parts, ignore_index=True)
