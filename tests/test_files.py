@@ -1,12 +1,11 @@
 """Files whole or not at all, claims on them, and what is said where a disk is full or a folder closed."""
 
-import errno
 import os
 import signal
 import subprocess
 import sys
 import warnings
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -15,46 +14,28 @@ import pytest
 from filelock import FileLock, _unix
 from nbformat import v4
 from nbformat import write as write_notebook
-from test_sweep import BLUR, forbid_computing, mae, pair, same  # noqa: F401 - fixtures
 
-from mae_helpers.images.decoded import decoded
-from mae_helpers.images.sets import first_images
-from mae_helpers.perturbations.levels import Clean
+from mae_helpers.perturbations.levels import Clean, GaussianBlur
 from mae_helpers.profile import files
 from mae_helpers.profile.files import StorageError, claim, write_whole
-from mae_helpers.profile.settings import load_profile
+from mae_helpers.run import chapter, notebooks
 from mae_helpers.run import command as run
-from mae_helpers.run import notebooks
 from mae_helpers.run import tables as results
-from mae_helpers.sweep import sweep
 
 ROOM = r"no room for {} \(No space left on device; \S+ MB are to be written, \S+ MB are free\); make room, or choose"
-BLUR_FILE = r"gaussian_blur_5_1-\S+"
 SHUT = r"{} cannot be written there \(Read-only file system\); allow it, or choose another folder"
-
-
-@contextmanager
-def mounted(folder: Path, size: str):
-    """A small file system in memory, where we may have one."""
-    folder.mkdir(parents=True, exist_ok=True)
-    done = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)], capture_output=True)
-    if done.returncode:
-        pytest.skip("mounting a small file system needs root on Linux")
-    try:
-        yield folder
-    finally:
-        subprocess.run(["umount", "-l", str(folder)], check=True)
 
 
 @pytest.fixture
 def small(tmp_path):
-    """A disk of 256 kB."""
-    with mounted(tmp_path / "small", "256k") as folder:
-        yield folder
-
-
-def shut(folder):
-    subprocess.run(["mount", "-o", "remount,ro", str(folder)], check=True)
+    """A disk of 256 kB in memory, where we may have one."""
+    folder = tmp_path / "small"
+    folder.mkdir()
+    done = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(folder)], capture_output=True)
+    if done.returncode:
+        pytest.skip("mounting a small file system needs root on Linux")
+    yield folder
+    subprocess.run(["umount", "-l", str(folder)], check=True)
 
 
 def fill(folder):
@@ -97,57 +78,60 @@ def test_what_a_killed_process_left_of_a_file_is_removed_and_nothing_else(tmp_pa
 # A full disk, a closed folder
 
 
-def test_a_full_disk_is_named_with_what_is_missing_and_nothing_is_lost(pair, small, monkeypatch):  # noqa: F811
-    cells = small / "cells"
-    before = sweep.sweep(pair, {"clean": Clean()}, "prediction", cells)
-    filler = fill(small)
-    with pytest.raises(StorageError, match=f"{cells}/mae: {ROOM.format(BLUR_FILE)}"):
-        sweep.sweep(pair, {"clean": Clean(), "blur": BLUR}, "prediction", cells)
-    assert not list(cells.rglob("*.part"))
-    filler.unlink()
-    sweep.sweep(pair, {"blur": BLUR}, "prediction", cells)
-    forbid_computing(monkeypatch)
-    assert same(before, sweep.sweep(pair, {"clean": Clean()}, "prediction", cells))
+TABLE = pd.DataFrame({column: np.arange(500.0) for column in results.COLUMNS["fig8_feature_drop"]})
 
 
-def test_cells_are_read_from_a_closed_folder_and_a_new_one_is_refused(pair, small, monkeypatch):  # noqa: F811
-    before = sweep.sweep(pair, {"clean": Clean()}, "prediction", small)
-    shut(small)
-    with monkeypatch.context() as patch:
-        forbid_computing(patch)
-        with warnings.catch_warnings(action="error"):
-            assert same(before, sweep.sweep(pair, {"clean": Clean()}, "prediction", small))
-    with pytest.raises(StorageError, match=SHUT.format("mae-" + BLUR_FILE)):
-        sweep.sweep(pair, {"blur": BLUR}, "prediction", small)
+@pytest.fixture
+def here(small, tiny_profile):
+    """A chapter whose folder of results is on the small disk, with a cell and a table in it."""
+    path = tiny_profile(second_images={"source": "flat", "folder": "images/dog"})
+    here = chapter.begin(str(path), "cpu", results_folder=str(small))
+    here.save(TABLE, "fig8_feature_drop")
+    return here
 
 
-def test_tables_blocks_and_notebooks_say_it_as_well(small, tiny_profile, tmp_path, monkeypatch):
-    images, made = first_images(load_profile(tiny_profile())), {"profile": "tiny"}
-    table = pd.DataFrame({column: np.arange(500.0) for column in results.COLUMNS["fig8_feature_drop"]})
-    source = tmp_path / "01_plain.ipynb"
+def clean(here):
+    return here.sweep({"mae_finetuned": here.images()}, {"clean": Clean()}, "prediction")["mae_finetuned"]["clean"]
+
+
+def writers(here, folder):
+    """All that a run writes, by what its file is called."""
+    source, images = folder / "01_plain.ipynb", here.images()
     kernel = {"name": "python3", "language": "python", "display_name": "Python 3"}
     write_notebook(v4.new_notebook(cells=[v4.new_code_cell("1")], metadata={"kernelspec": kernel}), source)
-    monkeypatch.setattr(
-        notebooks.papermill, "execute_notebook", lambda one, two, **_: Path(two).write_bytes(source.read_bytes())
-    )
-    results.save_table(table, "fig8_feature_drop", small, made)
-    kept = (small / "fig8_feature_drop.csv").read_bytes()
-    writers = {
-        "fig8_feature_drop.csv": lambda: results.save_table(
-            table.assign(mean_drop=2.0), "fig8_feature_drop", small, made
+    return {
+        r"(fig8_feature_drop|run)\S+": lambda: here.save(TABLE.assign(mean_drop=2.0), "fig8_feature_drop"),
+        r"(mae_finetuned-)?gaussian_blur_5_1-\S+": lambda: here.sweep(
+            {"mae_finetuned": images}, {"clean": Clean(), "blur": GaussianBlur(5, 1.0)}, "prediction"
         ),
-        r"\S+": lambda: decoded(images, small / "pixels").pixels(0),
-        "01_plain.ipynb": lambda: notebooks.execute(source, small / "01_plain.ipynb", {}, {}, {}),
+        r"\S+": lambda: here.second_images().pixels(0),
+        "01_plain.ipynb": lambda: notebooks.execute(source, here.tables / source.name, {}, {}, {}),
     }
-    for name, write in writers.items():
+
+
+def test_a_full_disk_is_named_with_what_is_missing_and_nothing_is_lost(here, small, tmp_path):
+    before, written = clean(here), writers(here, tmp_path)
+    kept = {path: path.read_bytes() for path in here.tables.rglob("*.[cn]*")}
+    for name, write in written.items():
         filler = fill(small)
-        with pytest.raises(StorageError, match=rf"{small}\S*: no room for {name}"):
+        with pytest.raises(StorageError, match=rf"{small}\S*: {ROOM.format(name)}"):
             write()
-    assert (small / "fig8_feature_drop.csv").read_bytes() == kept
+    assert not list(small.rglob("*.part"))
+    assert {path: path.read_bytes() for path in kept} == kept
     filler.unlink()
-    shut(small)
-    for write in writers.values():
-        with pytest.raises(StorageError, match=rf"{small}\S*: {SHUT.format(chr(92) + 'S+')}"):
+    for write in written.values():
+        write()
+    assert np.array_equal(clean(here), before)
+    assert all(path.read_bytes() == kept[path] for path in kept if path.suffix == ".npz")
+
+
+def test_cells_are_read_from_a_closed_folder_and_all_that_is_new_is_refused(here, small, tmp_path):
+    before, written = clean(here), writers(here, tmp_path)
+    subprocess.run(["mount", "-o", "remount,ro", str(small)], check=True)
+    with warnings.catch_warnings(action="error"):
+        assert np.array_equal(clean(here), before)
+    for name, write in written.items():
+        with pytest.raises(StorageError, match=rf"{small}\S*: {SHUT.format(name)}"):
             write()
 
 
@@ -164,13 +148,10 @@ def test_a_full_disk_is_one_line_of_the_runner_and_the_other_chapters_still_run(
     assert set(results.read_run(tmp_path / "demo")["notebooks"]) == {"01_token_embeddings", "03_principal_angles"}
 
 
-def test_other_troubles_name_the_file(tmp_path, monkeypatch):
-    monkeypatch.setattr(Path, "replace", lambda *_: (_ for _ in ()).throw(OSError(errno.EIO, "Input/output error")))
-    with pytest.raises(StorageError, match=r"a\.csv: cannot be written \(Input/output error\)"):
-        write_whole(tmp_path / "a.csv", "text")
-
-
-def test_a_file_in_the_place_of_a_folder_is_named(tmp_path):
+def test_other_troubles_name_the_file(tmp_path):
+    (tmp_path / "folder.csv").mkdir()
+    with pytest.raises(StorageError, match=r"folder\.csv: cannot be written \(Is a directory\)"):
+        write_whole(tmp_path / "folder.csv", "text")
     (tmp_path / "file").write_text("")
     with pytest.raises(StorageError, match=r"file/a\.csv: cannot be written \((Not a directory|File exists)\)"):
         write_whole(tmp_path / "file" / "a.csv", "text")
@@ -201,15 +182,20 @@ def test_a_claim_is_respected_and_vanishes_with_its_process(tmp_path):
 
 
 @pytest.mark.parametrize("number", sorted(files.WITHOUT_LOCKS))
-def test_a_file_system_without_locks_is_one_warning_and_cells_are_still_written(pair, tmp_path, monkeypatch, number):  # noqa: F811
+def test_a_file_system_without_locks_is_one_warning_and_cells_are_still_written(
+    tiny_profile, tmp_path, monkeypatch, number
+):
     def refuse(_):
         raise OSError(number, os.strerror(number))
 
     monkeypatch.setattr(_unix, "lock_fd_nonblocking", refuse)
+    here = chapter.begin(str(tiny_profile()), "cpu", results_folder=str(tmp_path / "results"))
     with pytest.warns(UserWarning, match="this file system has no locks"):
-        found = sweep.sweep(pair, {"clean": Clean()}, "prediction", tmp_path)
-    forbid_computing(monkeypatch)
-    assert same(found, sweep.sweep(pair, {"clean": Clean()}, "prediction", tmp_path))
+        found = clean(here)
+    [cell] = here.tables.rglob("*.npz")
+    written = cell.stat().st_mtime_ns
+    assert np.array_equal(clean(here), found)
+    assert cell.stat().st_mtime_ns == written
 
 
 def test_a_lock_left_by_a_killed_process_is_no_soft_lock(tmp_path):

