@@ -18,7 +18,7 @@ from trouble import Counting, Tint
 
 from mae_helpers.encoder.weights import CheckpointError, load_model
 from mae_helpers.images.sets import open_images
-from mae_helpers.perturbations import levels as perturbations
+from mae_helpers.perturbations.blur import GaussianBlur, blur, blur_levels
 from mae_helpers.perturbations.corruptions import Corruption
 from mae_helpers.perturbations.levels import Clean, Unchanged
 from mae_helpers.perturbations.occlusion import Occlusion, occlusion_levels
@@ -125,7 +125,7 @@ def computed(monkeypatch):
     ("perturbation", "change", "measures"),
     [
         (Clean(), lambda pixels: pixels, MEASURES + ROLLOUTS),
-        (BLUR, lambda pixels: perturbations.blur(pixels, 5, 1.0), MEASURES),
+        (BLUR, lambda pixels: blur(pixels, 5, 1.0), MEASURES),
     ],
 )
 def test_cells_equal_a_direct_forward_pass_of_the_changed_pixels(pair, tmp_path, perturbation, change, measures):
