@@ -15,7 +15,7 @@ from bs4 import BeautifulSoup
 from mae_helpers.profile.settings import ROOT
 from mae_helpers.run import notebooks
 from mae_helpers.run import site as book
-from mae_helpers.run.site import BookError, shown
+from mae_helpers.run.site import BookError
 
 LARGEST_PAGE = 3_000_000  # bytes
 
@@ -49,7 +49,7 @@ def outputs(path):
 def named_cells(tiny_run):
     """Every figure and table of the run: (page, name, cell, the files of its data)."""
     for path in sorted(tiny_run.executed.glob("*.ipynb")):
-        for name, cell, data in shown(nbformat.read(path, 4)):
+        for name, cell, data in notebooks.figures(nbformat.read(path, 4)):
             yield path.stem, name, cell, data
 
 

@@ -8,6 +8,7 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -160,12 +161,17 @@ def fingerprint(
     return digest.hexdigest()
 
 
+def figures(notebook: dict) -> Iterator[tuple[str, dict, list[str]]]:
+    """The figures and tables that a notebook shows: the name of each, its cell, and the files that hold its data."""
+    for cell in notebook["cells"]:
+        figure = cell["metadata"].get("mystnb", {}).get("figure")
+        if figure and cell["outputs"]:
+            yield figure["name"], cell, cell["metadata"].get(MARK, {}).get("data", [])
+
+
 def digests(notebook: dict, tables: Path) -> dict[str, str]:
     """The SHA-256 of each file behind a notebook's figures as it is now; empty for one that is not there."""
-    cells = [
-        cell for cell in notebook["cells"] if cell["metadata"].get("mystnb", {}).get("figure") and cell.get("outputs")
-    ]
-    names = {name for cell in cells for name in cell["metadata"].get(MARK, {}).get("data", [])} - WRITTEN_LATER
+    names = {name for *_, data in figures(notebook) for name in data} - WRITTEN_LATER
     files = {name: tables / name for name in sorted(names)}
     return {name: hashlib.sha256(at.read_bytes()).hexdigest() if at.exists() else "" for name, at in files.items()}
 

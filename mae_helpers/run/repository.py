@@ -33,7 +33,7 @@ def scorecard_in_short(card: pd.DataFrame, named: str) -> str:
 
 def update_readme(readme: Path, picture: Path, executed: Path, card: pd.DataFrame) -> None:
     """Write the overview's drawing to `picture`, and the scorecard in short between the marks in `readme`."""
-    cells = {name: cell for name, cell, _ in site.shown(notebooks.read(executed / "00_overview.ipynb"))}
+    cells = {name: cell for name, cell, _ in notebooks.figures(notebooks.read(executed / "00_overview.ipynb"))}
     write_whole(picture, site.drawing(cells["fig-overview"]))
     block = scorecard_in_short(card, cells["tab-headlines"]["source"])
     write_whole(readme, BLOCK.sub(lambda old: old[1] + block + old[2], readme.read_text()))

@@ -8,7 +8,7 @@ import hashlib
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from html import escape
 from pathlib import Path
 
@@ -23,14 +23,6 @@ SVG = "image/svg+xml"
 
 class BookError(RuntimeError):
     """The site could not be built: the message holds Jupyter Book's complaints and the log's place."""
-
-
-def shown(notebook: dict) -> Iterator[tuple[str, dict, list[str]]]:
-    """The figures and tables of a notebook: the name of each, its cell, and the files that hold its data."""
-    for cell in notebook["cells"]:
-        figure = cell["metadata"].get("mystnb", {}).get("figure")
-        if figure and cell["outputs"]:
-            yield figure["name"], cell, cell["metadata"].get(notebooks.MARK, {}).get("data", [])
 
 
 def drawing(cell: dict) -> str | None:
@@ -58,7 +50,7 @@ def page(notebook: dict, tables: Path) -> tuple[dict, dict[Path, bytes]]:
     `tables` is the run's folder of CSV files. The places count from the staged book's root.
     """
     cells, files = [], {}
-    links = {id(cell): (name, data) for name, cell, data in shown(notebook)}
+    links = {id(cell): (name, data) for name, cell, data in notebooks.figures(notebook)}
     for cell in notebook["cells"]:
         cells.append(cell)
         if id(cell) not in links:
