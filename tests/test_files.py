@@ -15,7 +15,8 @@ from filelock import FileLock, _unix
 from nbformat import v4
 from nbformat import write as write_notebook
 
-from mae_helpers.perturbations.levels import Clean, GaussianBlur
+from mae_helpers.perturbations.blur import GaussianBlur
+from mae_helpers.perturbations.levels import Clean
 from mae_helpers.profile import files
 from mae_helpers.profile.files import StorageError, claim, write_whole
 from mae_helpers.run import chapter, notebooks
