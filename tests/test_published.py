@@ -120,6 +120,7 @@ def test_a_page_shows_the_difference_with_its_interval_signs_and_no_negative_zer
     assert plain(shown["top-1 (%) (difference)"]) == ["", "+1.2 (−0.8 to +3.1)", "−1.8 (−5.3 to +0.0)"]
     tiny = pd.DataFrame({"x_difference": [-1e-9], "x": [-0.5]})
     assert show(tiny, {"x": "{:.1f}"}, True).data.loc[0].tolist() == ["−0.5", "+0.0"]
+    assert show(tiny, {"x_difference": "{:.1f}"}, True).data.loc[0].tolist() == ["−0.0"]  # a value of that name
 
 
 @pytest.mark.parametrize("same_data", [True, False])

@@ -115,13 +115,14 @@ def feature_agreement(compared: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
 
 
 def _column(table: pd.DataFrame, name: str, style: str, to: str = "\u00a0to\u00a0") -> list[str]:
-    """A column as text, each value with its interval where it has one: `1.2 (0.4 to 2.0)`.
-
-    A difference has signs, `+1.2 (−0.8 to +3.1)`, and is never `−0.0`.
-    """
-    style = style.replace("{:", "{:+z") if name.endswith("_difference") else style
+    """A column as text, each value with its interval where it has one: `1.2 (0.4 to 2.0)`."""
     texts = [[_text(value, style) for value in table[column]] for column in (name, *ends(table, name))]
     return [f"{text} ({to.join(around)})" if text and around else text for text, *around in zip(*texts, strict=True)]
+
+
+def _signed(style: str) -> str:
+    """The style of differences, with signs and without a `−0.0`."""
+    return style.replace("{:", "{:+z")
 
 
 def show(
@@ -133,12 +134,13 @@ def show(
     shown. `source` is what the published values are called, such as paper or released.
     """
     texts, called = {}, f" ({source})" if same_data else f" ({source}: {ANOTHER})"
-    beside = {"_vit": " (ViT)", "_paper": called} | ({"_difference": " (difference)"} if same_data else {})
     for name, style in formats.items():
         heading = (headings or {}).get(name, name.replace("_", " "))
         texts[heading] = _column(table, name, style)
-        more = {f"{name}{end}": heading + words for end, words in beside.items()}
-        texts |= {words: _column(table, column, style) for column, words in more.items() if column in table}
+        beside = {f"{name}_vit": f"{heading} (ViT)", f"{name}_paper": heading + called}
+        texts |= {words: _column(table, column, style) for column, words in beside.items() if column in table}
+        if same_data and f"{name}_difference" in table:
+            texts[f"{heading} (difference)"] = _column(table, f"{name}_difference", _signed(style))
     styler = pd.DataFrame(texts).style.hide(axis="index")
     grey = [] if same_data else [heading for heading in texts if heading.endswith(called)]
     return _greyed(styler, grey, grey, axis="columns") if grey else styler
@@ -160,7 +162,7 @@ def arrange(
     """
     rows = {"here": [_text(v, style) for v in table[value]], source: [_text(v, style) for v in table[f"{value}_paper"]]}
     if same_data:
-        rows["difference"] = _column(table, f"{value}_difference", style, to="\u00a0to ")
+        rows["difference"] = _column(table, f"{value}_difference", _signed(style), to="\u00a0to ")
     columns = list(dict.fromkeys(zip(*(table[key] for key in across), strict=True)))
     levels = pd.MultiIndex.from_product([dict.fromkeys(table[down]), rows], names=[down, None])
     long = pd.concat([table.assign(kind=kind, text=texts) for kind, texts in rows.items()])
