@@ -14,8 +14,9 @@ from timm.utils import random_seed
 
 from mae_helpers.demo import train as training
 from mae_helpers.demo.data import enlarge, find_folder, load_split, random_crop_and_flip, read_idx, to_rgb
-from mae_helpers.demo.model import demo_vit, masked_loss, patchify
+from mae_helpers.demo.model import demo_vit, masked_loss
 from mae_helpers.demo.train import MODEL_NAMES, RECIPES, Recipe, Stage, build, random_patches, train
+from mae_helpers.encoder.decoder import patchify
 from mae_helpers.images.sets import DEMO_FILE, first_images
 from mae_helpers.profile.settings import load_profile
 

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from mae_helpers.demo.model import Decoder, demo_vit, patchify, unpatchify
+from mae_helpers.demo.model import demo_vit
+from mae_helpers.encoder.decoder import Decoder, patchify, unpatchify
 from mae_helpers.encoder.walk import visible_patches
 from mae_helpers.images.sets import first_images
 from mae_helpers.measures.reconstruction import hide_patches, pixels, reconstruct

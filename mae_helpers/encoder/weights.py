@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
+from mae_helpers.encoder.decoder import Decoder
 from mae_helpers.encoder.downloads import DownloadError, cache_folder, download, from_hub, timm_settings
 from mae_helpers.encoder.vit import CheckpointError, architecture, check_heads, in_short
 from mae_helpers.profile.parameters import shown
@@ -218,8 +219,6 @@ def random_model(profile: Profile, name: str, device: torch.device | str = "cpu"
 
 def load_decoder(profile: Profile, device: torch.device | str = "cpu") -> nn.Module | None:
     """The demo's MAE decoder, for showing reconstructions; None where the profile has none."""
-    from mae_helpers.demo.model import Decoder
-
     if "mae_decoder" not in profile.models:
         return None
     model = profile.models["mae_decoder"]

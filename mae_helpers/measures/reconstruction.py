@@ -7,6 +7,7 @@ import torch
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
+from mae_helpers.encoder.decoder import patchify, unpatchify
 from mae_helpers.encoder.passes import Batches
 from mae_helpers.encoder.walk import visible_patches, walk
 from mae_helpers.profile.settings import Input
@@ -48,8 +49,6 @@ def reconstruct(
     visible = visible_patches(ids, model.patch_embed.num_patches, ratio, seed).to(device)
     rows = [batch, hide_patches(batch, visible, model.patch_embed.patch_size[0])]
     if decoder is not None:
-        from mae_helpers.demo.model import patchify, unpatchify
-
         *_, last = walk(model, batch, visible)
         target = patchify(batch)  # [image, patch, pixel]
         scale = (target.var(-1, keepdim=True) + 1e-6).sqrt()
