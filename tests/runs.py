@@ -27,11 +27,11 @@ def tables(profile: str | Path, folder: str | Path) -> None:
     torch.set_num_threads(1)
     real = sweep.measured
 
-    def told(subjects, perturbation, *rest):
+    def told(task, compute):
         (Path(folder) / f"began-{os.getpid()}").write_text("distributed" if "distributed" in sys.modules else "")
-        found = real(subjects, perturbation, *rest)
+        found = real(task, compute)
         with (Path(folder) / "computed").open("a") as file:
-            file.write(f"{os.getpid()} {perturbation.name}\n")
+            file.write(f"{os.getpid()} {task.perturbation.name}\n")
         return found
 
     sweep.measured = told

@@ -5,6 +5,7 @@ import os
 import pickle
 import re
 import sys
+from contextlib import closing
 from dataclasses import replace
 
 import dask
@@ -23,25 +24,27 @@ from mae_helpers.profile import files
 from mae_helpers.profile.settings import load_profile
 from mae_helpers.run import chapter, notebooks
 from mae_helpers.run import command as run
-from mae_helpers.sweep import subjects, sweep, workers
+from mae_helpers.sweep import sweep, workers
 from mae_helpers.sweep.workers import WorkerError, Workers
 
 LEVELS = blur_levels(["I", "X"]) | {50: Occlusion(50)}
+MAE = "mae_finetuned"
 
 
 @pytest.fixture(scope="module")
 def two():
     """Two local workers, for all tests of this module, forked so that they and their successors start at once."""
     ensure_running()
-    found = Workers(2)
-    with dask.config.set({"distributed.worker.multiprocessing-method": "forkserver"}):
-        assert found.client
-        yield found
-    found.close()
+    there = Workers(2, "cpu")
+    with pytest.MonkeyPatch.context() as patch, closing(there):
+        patch.setattr(workers, "gpus_of", lambda device: ["4", "7"])
+        with dask.config.set({"distributed.worker.multiprocessing-method": "forkserver"}):
+            assert there.client
+            yield there
 
 
-def demo(folder, workers_=None):
-    return replace(chapter.begin("demo", "cpu", results_folder=str(folder)), workers=workers_)
+def demo(folder, workers_=None, profile="demo"):
+    return replace(chapter.begin(str(profile), "cpu", results_folder=str(folder)), workers=workers_)
 
 
 def written(folder):
@@ -69,32 +72,33 @@ def test_results_and_files_are_those_of_this_process_to_the_bit(two, expected, t
     monkeypatch.setattr(workers, "progress", lambda items, label, total: (told.append((label, total)), items)[1])
     monkeypatch.setattr(sweep, "measured", lambda *_: pytest.fail("computed in this process"))
     here = demo(tmp_path, two)
-    assert same(here.sweep(here.classifiers(3, 2), LEVELS, "embedding"), expected[0])
+    for _ in range(2):  # the second time they are read
+        assert same(here.sweep(here.classifiers(3, 2), LEVELS, "embedding"), expected[0])
     assert written(tmp_path) == expected[1]
     assert told == [("cells on 2 workers", 2), ("cells on 2 workers", 6)], "the clean images of both models come first"
-    monkeypatch.setattr(two, "run", lambda *_: pytest.fail("computed again"))
-    assert same(here.sweep(here.classifiers(3, 2), LEVELS, "embedding"), expected[0])
+
+
+def test_each_local_worker_sees_a_gpu_of_its_own_and_its_share_of_the_cores(two, monkeypatch):
+    seen = two.client.run(lambda: [os.environ[name] for name in ("CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS")])
+    share = str(max(1, len(os.sched_getaffinity(0)) // 2))
+    assert sorted(seen.values()) == [["4", share], ["7", share]]
 
 
 def test_a_worker_that_is_killed_in_the_middle_loses_nothing(two, expected, tmp_path):
-    """By the first cell that it computes, and from outside while it computes another."""
-    here = demo(tmp_path, two)
-    before = pids(two)
+    here, before = demo(tmp_path, two), pids(two)
     lethal = {"lethal": trouble.Lethal(str(tmp_path / "mark"))}
-    sets = {"mae_finetuned": here.classifiers(3, 2)["mae_finetuned"]}
-    found = here.sweep(sets, lethal | LEVELS, "embedding")["mae_finetuned"]
+    found = here.sweep({MAE: here.classifiers(3, 2)[MAE]}, lethal | LEVELS, "embedding")[MAE]
     assert (tmp_path / "mark").exists()
     assert before - pids(two), "a worker was to be killed"
-    clean = found.pop("lethal")
-    np.testing.assert_array_equal(clean, found["clean"])
-    assert same({"mae_finetuned": found}, {"mae_finetuned": expected[0]["mae_finetuned"]})
+    np.testing.assert_array_equal(found.pop("lethal"), found["clean"])
+    assert same({MAE: found}, {MAE: expected[0][MAE]})
 
 
 def test_by_address_and_by_scheduler_file(two, expected, tmp_path):
     file = tmp_path / "scheduler.json"
     file.write_text(json.dumps({"address": two.client.scheduler.address}))
     for place in (two.client.scheduler.address, str(file)):
-        with workers.opened(place) as there:
+        with closing(Workers(place)) as there:
             assert there.device == "cpu"
             here = demo(tmp_path / "results", there)
             found = here.sweep(here.classifiers(3, 2), {"X": LEVELS["X"]}, "embedding")
@@ -102,71 +106,78 @@ def test_by_address_and_by_scheduler_file(two, expected, tmp_path):
     assert two.client.nthreads(), "a cluster that was only asked stays"
 
 
-def test_what_is_sent_has_no_pixels_and_no_weights(two, tmp_path):
-    here = demo(tmp_path, two)
-    subject = here._subject("mae_finetuned", here.images())
-    sent = len(pickle.dumps(subject.origin))
-    assert sent < 10_000 + 8 * len(subject.images)
-    parts = subject.parts(200)
-    assert [len(part.origin.rows) for part in parts] == [200, 200, 100]
-    for part in parts:
-        opened, _ = subjects.reopened(part.origin)
-        assert opened.digest == part.digest
+def test_what_is_sent_has_no_pixels_and_no_weights(tmp_path):
+    here = demo(tmp_path)
+    subject = here._subject(MAE, "cpu").showing(here.images())
+    assert subject.open() is here.model(MAE)
+    for part, size in zip(subject.parts(200), (200, 200, 100), strict=True):
+        digest, sent = part.digest, pickle.dumps(part)
+        assert len(sent) < 10_000
+        opened = pickle.loads(sent)
+        assert len(opened.images) == size
+        assert opened.digest == digest
         np.testing.assert_array_equal(opened.images.pixels(7), part.images.pixels(7))
 
 
 def test_an_error_of_a_cell_comes_back_and_the_others_are_kept(two, tmp_path):
     here = demo(tmp_path, two)
-    sets = {"mae_finetuned": here.images(per_class=1)}
     with pytest.raises(ValueError, match=r"fashion-mnist/\S+: refused"):
-        here.sweep(sets, {"X": LEVELS["X"], "failing": trouble.Failing()}, "prediction")
+        here.sweep({MAE: here.images(per_class=1)}, {"X": LEVELS["X"], "failing": trouble.Failing()}, "prediction")
     assert [path.name.split("-")[0] for path in tmp_path.rglob("*.npz")] == [LEVELS["X"].name]
     assert pids(two), "the workers are still there"
 
 
-def test_other_code_other_libraries_and_other_files_are_refused(two, tmp_path, monkeypatch):
-    here = demo(tmp_path, two)
-    sets, real = {"mae_finetuned": here.images(per_class=1)}, workers.code_behind
-    for change, words in (
-        ({"code": {"mae_helpers.encoder": "edited"}}, "another mae_helpers.encoder"),
-        ({"libraries": {"torch": "1.0"}}, r"torch \S+ instead of 1\.0"),
-    ):
-        [(name, entries)] = change.items()
+def test_code_that_is_missing_or_another_on_the_workers_is_refused(two, tmp_path, monkeypatch):
+    """A user's own module: first the workers do not find it, then it is edited after this process has read it."""
+    module, here = tmp_path / "mine_of_workers.py", demo(tmp_path, two)
+    module.write_text("from mae_helpers.perturbations.levels import Clean\nclass Mine(Clean):\n    pass\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    from mine_of_workers import Mine
 
-        def other(perturbation, name=name, entries=entries):
-            return replace(real(perturbation), **{name: getattr(real(perturbation), name) | entries})
-
-        monkeypatch.setattr(workers, "code_behind", other)
-        with pytest.raises(WorkerError, match=rf"worker tcp://\S+: {words}; install the same code"):
-            here.sweep(sets, {"clean": Clean()}, "prediction")
-    monkeypatch.setattr(workers, "code_behind", real)
-    subject = replace(here._subject("mae_finetuned", here.images(per_class=1)), identity="other weights")
-    with pytest.raises(WorkerError, match="its weights or images of mae_finetuned are not those of this process"):
-        sweep.sweep([subject], {"clean": Clean()}, "prediction", tmp_path, scheduler=two)
+    sets = {MAE: here.images(per_class=1)}
+    with pytest.raises(WorkerError, match=r"worker tcp://\S+: module 'mine_of_workers' has no file here"):
+        here.sweep(sets, {"mine": Mine()}, "prediction")
+    two.client.run(sys.path.append, str(tmp_path))
+    module.write_text("raise SystemExit('imported, though it is another')\n")
+    with pytest.raises(WorkerError, match=r"worker tcp://\S+: another mine_of_workers; install the same code"):
+        here.sweep(sets, {"mine": Mine()}, "prediction")
     assert not list(tmp_path.rglob("*.npz"))
 
 
-def test_a_full_disk_here_stops_the_run_and_leaves_the_workers(two, tmp_path, monkeypatch):
-    def full(path, *_):
-        raise files.StorageError(f"{path.parent}: no room for {path.name}")
+def test_other_libraries_and_other_files_are_refused(two, tmp_path, tiny_profile, monkeypatch):
+    here = demo(tmp_path / "results", two, tiny_profile())
+    sets, real = {MAE: here.images()}, workers.code_of
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            workers, "code_of", lambda one: replace(real(one), libraries=real(one).libraries | {"torch": "1"})
+        )
+        with pytest.raises(WorkerError, match=r"worker tcp://\S+: torch \S+ instead of 1; install the same code"):
+            here.sweep(sets, {"clean": Clean()}, "prediction")
+    os.utime(tmp_path / "images" / "cat" / "000.png", (0, 0))
+    with pytest.raises(
+        WorkerError, match=f"its weights or images of {MAE} are not those of this process; {tmp_path}/im"
+    ):
+        here.sweep(sets, {"clean": Clean()}, "prediction")
+    assert not list(tmp_path.rglob("*.npz"))
 
+
+def test_a_cell_that_cannot_be_written_stops_the_run_and_leaves_the_workers(two, tmp_path):
     here = demo(tmp_path, two)
-    monkeypatch.setattr("mae_helpers.cells.write_whole", full)
-    with pytest.raises(files.StorageError, match="no room for clean"):
-        here.sweep({"mae_finetuned": here.images(per_class=1)}, {"clean": Clean()}, "prediction")
+    (here.tables / "cells").mkdir(parents=True)
+    (here.tables / "cells" / MAE).write_text("a file where a folder should be")
+    with (
+        pytest.warns(UserWarning, match="not a whole cell"),
+        pytest.raises(files.StorageError, match=r"clean-.*written"),
+    ):
+        here.sweep({MAE: here.images(per_class=1)}, {"clean": Clean()}, "prediction")
     assert pids(two)
-
-
-def test_images_of_no_profile_are_refused(two, tmp_path, tiny_images):
-    with pytest.raises(ValueError, match="these come from no profile"):
-        demo(tmp_path, two).sweep({"mae_finetuned": tiny_images}, LEVELS, "prediction")
 
 
 def test_a_cell_that_kills_every_worker_is_one_clear_error(two, tmp_path):
     """The last test with these workers: they have to be started again after it."""
     here = demo(tmp_path, two)
     with pytest.raises(WorkerError, match=r"lethal: the workers that computed it died .*out of memory.*are kept"):
-        here.sweep({"mae_finetuned": here.images(per_class=1)}, {"lethal": trouble.Lethal()}, "prediction")
+        here.sweep({MAE: here.images(per_class=1)}, {"lethal": trouble.Lethal()}, "prediction")
 
 
 # Without workers
@@ -186,27 +197,22 @@ def test_what_is_no_scheduler_is_refused_at_once(wrong):
 
 def test_where_no_cluster_answers(monkeypatch):
     monkeypatch.setattr(workers, "CONNECT", 0.5)
-    with pytest.raises(
-        WorkerError, match=r"scheduler 'tcp://127.0.0.1:9': no Dask cluster answers there .*`dask scheduler`"
-    ):
+    with pytest.raises(WorkerError, match=r"'tcp://127.0.0.1:9': no Dask cluster answers there .*`dask scheduler`"):
         chapter.begin("demo", "cpu", scheduler="tcp://127.0.0.1:9")
 
 
-def test_a_cluster_without_workers(monkeypatch):
+@pytest.mark.parametrize("number", [0, 1])
+def test_a_cluster_without_workers_and_one_that_its_only_worker_leaves_in_the_middle(monkeypatch, tmp_path, number):
     monkeypatch.setattr(workers, "PATIENCE", 0.5)
-    cluster = distributed.LocalCluster(n_workers=0, dashboard_address=None, processes=False)
-    with cluster, pytest.raises(WorkerError, match=r"no worker for 0\.5 s; start some"):
-        Workers(cluster.scheduler_address)
+    cluster = distributed.LocalCluster(n_workers=number, dashboard_address=None, processes=False)
 
+    def run_there():
+        with closing(Workers(cluster.scheduler_address)) as there:
+            here = demo(tmp_path, there)
+            here.sweep({MAE: here.images(per_class=1)}, {"leaving": trouble.Leaving()}, "prediction")
 
-def test_a_cluster_that_its_only_worker_leaves_in_the_middle(monkeypatch, tmp_path):
-    monkeypatch.setattr(workers, "PATIENCE", 0.5)
-    cluster = distributed.LocalCluster(n_workers=1, dashboard_address=None, processes=False)
-    with cluster, workers.opened(cluster.scheduler_address) as there:
-        here = demo(tmp_path, there)
-        sets = {"mae_finetuned": here.images(per_class=1)}
-        with pytest.raises(WorkerError, match=r"no worker for 0\.5 s; start some.*finished cells are kept"):
-            here.sweep(sets, {"leaving": trouble.Leaving()}, "prediction")
+    with cluster, pytest.raises(WorkerError, match=r"no worker for 0\.5 s; start some.*finished cells are kept"):
+        run_there()
 
 
 def test_without_dask(monkeypatch):
@@ -215,15 +221,14 @@ def test_without_dask(monkeypatch):
         _ = Workers(2).client
 
 
-def test_each_local_worker_sees_a_gpu_of_its_own(monkeypatch):
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,7")
+@pytest.mark.parametrize(
+    ("seen", "device", "gpus"),
+    [("4,7", "cuda", ["4", "7"]), ("4,7", "cuda:1", ["7"]), ("", "cuda", ["0", "1"]), ("4,7", "cpu", [])],
+)
+def test_the_gpus_that_workers_share(monkeypatch, seen, device, gpus):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", seen)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    seen = [found["CUDA_VISIBLE_DEVICES"] for found in workers._environments(3, "cuda")]
-    assert workers._environments(2, "cuda:1") == [{"CUDA_VISIBLE_DEVICES": "7"}] * 2
-    assert seen == ["4", "7", "4"]
-    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
-    assert [found["CUDA_VISIBLE_DEVICES"] for found in workers._environments(2, "cuda")] == ["0", "1"]
-    assert workers._environments(2, "cpu") == [{}, {}]
+    assert workers.gpus_of(device) == gpus
 
 
 def test_the_run_hands_a_scheduler_to_the_chapters_that_take_one(monkeypatch, tmp_path):
