@@ -15,7 +15,7 @@ export IMAGENET IMAGENET_LABELS IMAGENET_C IMAGENET_R IMAGENET_A SAM WEIGHTS
 .PHONY: book test bench lab lint format lock clean
 
 book: .venv/ready
-	$(BIN)/python -m mae_helpers.run --profile $(PROFILE) $(RUN)
+	$(BIN)/python -m mae_helpers.run --profile "$(PROFILE)" $(RUN)
 
 test: .venv/ready
 	$(BIN)/python -m pytest
@@ -40,8 +40,8 @@ clean:
 	rm -rf _build results
 
 .venv/ready: requirements.lock pyproject.toml
-	$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 11) <= v <= (3, 13) else f"error: $(PYTHON) is Python {v[0]}.{v[1]}; this project needs 3.11 to 3.13: make PYTHON=python3.12 ...")'
-	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	"$(PYTHON)" -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 11) <= v <= (3, 13) else f"error: $(PYTHON) is Python {v[0]}.{v[1]}; this project needs 3.11 to 3.13: make PYTHON=python3.12 ...")'
+	test -x $(BIN)/python || "$(PYTHON)" -m venv .venv
 	$(BIN)/python -m pip install -q --disable-pip-version-check "$$(grep '^uv==' requirements.lock || echo uv)"
 	$(BIN)/uv pip sync -q --python $(BIN)/python requirements.lock
 	$(BIN)/uv pip install -q --python $(BIN)/python --no-deps --no-build-isolation -e .
