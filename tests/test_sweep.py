@@ -163,13 +163,6 @@ def test_where_nothing_is_done_the_cell_is_the_clean_one(pair, tmp_path, nothing
         np.testing.assert_allclose(found[one.name][measure], clean[one.name][measure], rtol=1e-5, atol=1e-6)
 
 
-def test_no_occlusion_is_the_clean_cell_itself(mae, tmp_path, computed):
-    found = sweep.sweep([mae], occlusion_levels("cls_rollout", [0, 50]), "embedding", tmp_path)["mae_finetuned"]
-    assert list(found) == [0, 50]
-    assert not np.allclose(found[0], found[50])
-    assert [name for name, _ in computed] == ["clean", Occlusion(50).name]
-
-
 def test_order_and_company_change_nothing_and_nothing_is_computed_twice(pair, tmp_path, computed):
     levels = blur_levels(["I", "X"]) | {"half": Occlusion(50)}
     together = sweep.cells(pair, levels, MEASURES[:2], tmp_path / "together")
@@ -183,12 +176,13 @@ def test_order_and_company_change_nothing_and_nothing_is_computed_twice(pair, tm
     computed.clear()
     assert same(together, sweep.cells(pair, levels, MEASURES[:2], tmp_path / "together"))
     assert not computed
-
-
-def test_a_further_model_is_computed_without_the_first(pair, tmp_path, computed):
-    cells(pair[:1], BLUR, MEASURES, tmp_path)
-    assert set(cells(pair, BLUR, MEASURES, tmp_path)) == set(TWO)
-    assert computed == [(BLUR.name, name) for name in TWO]
+    none = occlusion_levels("cls_rollout", [0, 50])
+    assert same(
+        {0: cells(pair[:1], Clean(), ["embedding"], tmp_path)[TWO[0]]["embedding"]},
+        {0: sweep.sweep(pair, none, "embedding", tmp_path)[TWO[0]][0]},
+    )
+    assert [name for name, *_ in computed] == ["clean", "clean", none[50].name], "no occlusion is the clean cell itself"
+    assert computed[:2] == [("clean", TWO[0]), ("clean", TWO[1])], "a further model is computed without the first"
 
 
 def test_chunks_change_nothing_and_models_share_the_perturbed_pixels(pair, tmp_path, monkeypatch):
@@ -222,6 +216,7 @@ def test_a_large_set_is_cut_into_parts_with_the_same_results(pair, tmp_path, mon
     monkeypatch.setattr(sweep, "PART", 5)
     parts = sweep.cells(pair, LEVELS, measures, tmp_path / "parts")
     assert len(list((tmp_path / "parts" / "mae_finetuned").glob(f"{BLUR.name}-*.npz"))) == 3
+    assert {path.suffix for path in written(tmp_path / "parts")} == {".npz"}, "nothing but cells is left behind"
     close(whole, parts)
     assert same(own, cells(pair, Unchanged(), ("own_prediction",), tmp_path / "parts"))
     computed.clear()
@@ -295,14 +290,6 @@ def test_a_damaged_cell_is_named_computed_again_and_never_executed(pair, tmp_pat
 
 def written(folder):
     return [path for path in folder.rglob("*") if path.is_file() and path.parent.name != ".locks"]
-
-
-def test_nothing_but_cells_is_left_behind(pair, tmp_path):
-    folder = tmp_path / "cells"
-    sweep.sweep(pair, occlusion_levels("cls_rollout", [50]), "prediction", folder)
-    assert sorted((path.parent.name, path.suffix) for path in written(folder)) == [
-        (name, ".npz") for name in TWO for _ in range(2)
-    ]
 
 
 @pytest.mark.parametrize("step", ["replace", "fsync"])
@@ -425,42 +412,50 @@ def test_names_do_not_lead_out_of_the_folder_of_cells(mae, tmp_path, name):
 # What is refused
 
 
-@pytest.mark.parametrize(
-    ("perturbation", "measure"),
-    [(Corruption("fog", 1), "heads"), (BLUR, "cls_rollout"), (Occlusion(10, "random"), "heads"), (Clean(), "colour")],
-)
-def test_a_measure_that_is_not_recorded_is_named(mae, tmp_path, perturbation, measure):
-    with pytest.raises(ValueError, match=rf"{perturbation.name}: \['{measure}'\] are not recorded; there are"):
-        sweep.sweep([mae], {1: perturbation}, measure, tmp_path / "cells")
-
-
-def test_a_precision_that_is_not_the_subjects_is_refused(mae, tmp_path):
-    with pytest.raises(ValueError, match="mae_finetuned is for float32, not bf16; make them the same"):
-        sweep.sweep([mae], {1: Clean()}, "prediction", tmp_path, Compute("bf16"))
-
-
-@pytest.mark.parametrize("perturbation", [Clean(), Occlusion(10)])
-def test_a_label_beyond_the_models_classes_is_named_and_the_last_class_is_within(mae, tmp_path, perturbation):
-    for classes in (3, 2):
-        head = {"num_classes": classes, "global_pool": "avg"}
-        path = tmp_path / f"{classes}.safetensors"
-        save_file(make_vit(1, **head).state_dict(), path)
-        one = replace(
-            mae, profile=with_models(mae.profile, mae_finetuned={"checkpoint": str(path), "arguments": TINY | head})
-        )
-        if classes == 3:
-            assert cells([one], Clean(), ["prediction"], tmp_path / "3")[mae.name]["prediction"].max() <= 2
-    with pytest.raises(ValueError, match="mae_finetuned: an image has the label 2, but the model knows 2 classes"):
-        cells([one], perturbation, ["prediction"], tmp_path / "2")
-    assert not list((tmp_path / "2").rglob("*.npz"))
-
-
-def test_images_without_labels_are_refused(mae, tmp_path):
-    flat = replace(
-        mae, source=changed(mae.source, source="flat", folder=str(tmp_path / "images" / "cat"), classes=[], count=4)
+def headed(mae, classes, folder):
+    """The subject with a head of so many classes."""
+    head = {"num_classes": classes, "global_pool": "avg"}
+    path = folder / f"{classes}.safetensors"
+    save_file(make_vit(1, **head).state_dict(), path)
+    return replace(
+        mae, profile=with_models(mae.profile, mae_finetuned={"checkpoint": str(path), "arguments": TINY | head})
     )
-    with pytest.raises(ValueError, match="accuracy needs labels"):
-        cells([replace(flat, rows=tuple(range(4)))], Clean(), ["prediction"], tmp_path)
+
+
+def unlabelled(mae, folder):
+    source = changed(mae.source, source="flat", folder=str(folder / "images" / "cat"), classes=[], count=4)
+    return replace(mae, source=source, rows=tuple(range(4)))
+
+
+@pytest.mark.parametrize(
+    ("made", "perturbation", "measure", "compute", "words"),
+    [
+        (None, Corruption("fog", 1), "heads", None, r"fog_1: \['heads'\] are not recorded; there are"),
+        (None, BLUR, "cls_rollout", None, r"gaussian_blur_5_1: \['cls_rollout'\] are not recorded"),
+        (None, Occlusion(10, "random"), "heads", None, r"\['heads'\] are not recorded"),
+        (None, Clean(), "colour", None, r"clean: \['colour'\] are not recorded"),
+        (None, Clean(), "heads", Compute("bf16"), "mae_finetuned is for float32, not bf16; make them the same"),
+        (lambda mae, folder: headed(mae, 2, folder), Clean(), "heads", None, "has the label 2, but .* knows 2 classes"),
+        (lambda mae, folder: headed(mae, 2, folder), Occlusion(10), "embedding", None, "mae_finetuned: .* the label 2"),
+        (unlabelled, Clean(), "heads", None, "accuracy needs labels"),
+        (
+            lambda mae, _: replace(mae, name="mae_pretrained"),
+            Clean(),
+            "heads",
+            None,
+            "mae_pretrained has no classifier",
+        ),
+        (lambda mae, _: replace(mae, name="random"), Clean(), "heads", None, "random has no classifier"),
+    ],
+)
+def test_what_cannot_be_swept_is_named(mae, tmp_path, made, perturbation, measure, compute, words):
+    with pytest.raises(ValueError, match=words):
+        sweep.sweep([made(mae, tmp_path) if made else mae], {1: perturbation}, measure, tmp_path / "cells", compute)
+    assert not list(tmp_path.rglob("*.npz"))
+
+
+def test_the_last_class_is_within_the_models_classes(mae, tmp_path):
+    assert cells([headed(mae, 3, tmp_path)], Clean(), ["prediction"], tmp_path)[TWO[0]]["prediction"].max() <= 2
 
 
 # Chapters
@@ -501,34 +496,24 @@ def test_chapters_share_their_cells_and_a_process_its_models(chapter, computed):
     assert afresh(chapter).images().pixels(3) is not None
 
 
-@pytest.mark.parametrize("file", ["weights/mae_finetuned.safetensors", "images/cat/001.png"])
-def test_another_checkpoint_or_image_is_computed_anew(chapter, tmp_path, file):
-    before = embeddings(chapter)
-    if file.startswith("weights"):
-        save_file(make_vit(7, global_pool="avg").state_dict(), tmp_path / file)
-    else:
-        shutil.copy(tmp_path / "images" / "dog" / "002.png", tmp_path / file)
-    assert not np.allclose(before, embeddings(afresh(chapter)))
-
-
-def test_other_settings_of_the_same_weights_and_another_seed_of_random_ones_are_computed_anew(chapter):
+def test_other_weights_settings_seeds_and_images_are_computed_anew(chapter, tmp_path):
     """Where mae_pretrained has a classifier, its random control can be swept as well."""
-    model = chapter.profile.models[TWO[0]]
-    other = afresh(chapter, mae_finetuned={"arguments": model.arguments | {"num_heads": 2}})
-    head = afresh(chapter, mae_pretrained={"arguments": model.arguments, "checkpoint": model.checkpoint})
-    seeds = [replace(head, seed=seed) for seed in (0, 1)]
-    found = [embeddings(chapter), embeddings(other), *(embeddings(one, "random") for one in seeds)]
-    for first, second in combinations(found, 2):
-        assert not np.allclose(first, second, atol=1e-3)
-
-
-def test_another_image_set_with_the_same_names_has_cells_of_its_own(chapter, tmp_path):
     others = shutil.copytree(tmp_path / "images", tmp_path / "others")
     for path in others.rglob("*.png"):
         Image.open(path).rotate(90).save(path)
     turned = open_images(changed(chapter.profile.images, folder=str(others)), chapter.profile.input)
     assert list(turned.ids) == list(chapter.images().ids)
-    assert not np.allclose(embeddings(chapter), embeddings(chapter, images=turned), atol=1e-3)
+    model = chapter.profile.models[TWO[0]]
+    other = afresh(chapter, mae_finetuned={"arguments": model.arguments | {"num_heads": 2}})
+    head = afresh(chapter, mae_pretrained={"arguments": model.arguments, "checkpoint": model.checkpoint})
+    found = [embeddings(chapter), embeddings(other), embeddings(chapter, images=turned)]
+    found += [embeddings(replace(head, seed=seed), "random") for seed in (0, 1)]
+    shutil.copy(tmp_path / "images" / "dog" / "002.png", tmp_path / "images" / "cat" / "001.png")
+    found.append(embeddings(afresh(chapter)))
+    save_file(make_vit(7, global_pool="avg").state_dict(), model.checkpoint)
+    found.append(embeddings(afresh(chapter)))
+    for first, second in combinations(found, 2):
+        assert not np.allclose(first, second, atol=1e-3)
 
 
 @pytest.mark.parametrize(
@@ -559,12 +544,6 @@ def test_checkpoints_that_are_missing_unknown_or_not_the_right_ones_are_named_th
     path.unlink()
     with pytest.raises(CheckpointError, match=f"{re.escape(str(path))}: no such checkpoint"):
         embeddings(chapter, TWO[1])
-
-
-@pytest.mark.parametrize("name", ["mae_pretrained", "random"])
-def test_a_model_without_a_classifier_is_named(chapter, name):
-    with pytest.raises(ValueError, match=f"{name} has no classifier"):
-        embeddings(chapter, name)
 
 
 # Several runs at once (see also test_killed.py)
@@ -624,33 +603,25 @@ def test_a_run_that_hangs_is_not_waited_for_for_ever(mae, tmp_path, monkeypatch)
 # One seed, the same tables: batch size and threads
 
 
-@pytest.mark.parametrize("sizes", [(12, 1), (12, 5), (12, 7), (12, 32)])
-def test_the_batch_size_changes_no_prediction_and_no_ranking(pair, tmp_path, sizes):
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [({"batch_size": 12}, {"batch_size": size}) for size in (1, 5, 7, 32)] + [({"workers": 1}, {"workers": 2})],
+)
+def test_batch_size_and_threads_change_no_prediction_and_no_ranking(pair, tmp_path, first, second):
     """On the CPU. Embeddings, head features and rollouts move by rounding alone, at most 1e-6 of the largest."""
-    found = []
-    for size in sizes:
-        how = (tmp_path / str(size), Compute(batch_size=size))
-        found.append(sweep.cells(pair, LEVELS | {"clean": Clean()}, MEASURES, *how))
-        rollouts = sweep.cells(pair, {"rollouts": Clean()}, ROLLOUTS, *how)
-        for name, levels in found[-1].items():
-            levels |= rollouts[name]
+    before, found = torch.get_num_threads(), []
+    for how in (first, second):
+        torch.set_num_threads(how.get("workers", before))  # matrix products are cut up by them
+        here = (tmp_path / str(how), Compute(**how))
+        found.append(sweep.cells(pair, LEVELS, MEASURES, *here))
+        for name, levels in sweep.cells(pair, {"rollouts": Clean()}, ROLLOUTS, *here).items():
+            found[-1][name] |= levels
+    torch.set_num_threads(before)
     close(*found)
     for name in TWO:
         for measure in ROLLOUTS:
-            first, second = (np.argsort(-one[name]["rollouts"][measure], kind="stable") for one in found)
-            assert np.array_equal(first, second)
-
-
-def test_threads_change_no_prediction_and_no_more_than_the_batch_size(pair, tmp_path):
-    """Reading threads and PyTorch's own, on the CPU: matrix products are cut up by them."""
-    before, found = torch.get_num_threads(), []
-    try:
-        for threads in (1, 2):
-            torch.set_num_threads(threads)
-            found.append(sweep.cells(pair, LEVELS, MEASURES, tmp_path / str(threads), Compute(workers=threads)))
-    finally:
-        torch.set_num_threads(before)
-    close(*found)
+            one, two = (np.argsort(-each[name]["rollouts"][measure], kind="stable") for each in found)
+            assert np.array_equal(one, two)
 
 
 # Time on many GPUs

@@ -32,15 +32,22 @@ MAE = "mae_finetuned"
 
 
 @pytest.fixture(scope="module")
-def two():
+def started():
     """Two local workers, for all tests of this module, forked so that they and their successors start at once."""
     ensure_running()
-    there = Workers(2, "cpu")
-    with pytest.MonkeyPatch.context() as patch, closing(there):
-        patch.setattr(workers, "gpus_of", lambda device: ["4", "7"])
-        with dask.config.set({"distributed.worker.multiprocessing-method": "forkserver"}):
-            assert there.client
-            yield there
+    forked = {"distributed.worker.multiprocessing-method": "forkserver"}
+    with closing(Workers(2, "cpu")) as there, dask.config.set(forked):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(workers, "gpus_of", lambda device: ["4", "7"])
+            there.client.wait_for_workers(2, timeout=120)
+        yield there
+
+
+@pytest.fixture
+def two(started):
+    """Both of them, the successor of one that was killed in the test before too."""
+    started.client.wait_for_workers(2, timeout=120)
+    return started
 
 
 def demo(folder, workers_=None, profile="demo"):
@@ -57,10 +64,10 @@ def pids(two):
 
 
 @pytest.fixture(scope="module")
-def expected(two, tmp_path_factory):
+def expected(started, tmp_path_factory):
     """What this process computes by itself, few images of the demo under each kind of perturbation."""
     folder, before = tmp_path_factory.mktemp("alone"), torch.get_num_threads()
-    torch.set_num_threads(next(iter(two.client.nthreads().values())))
+    torch.set_num_threads(next(iter(started.client.nthreads().values())))
     here = demo(folder)
     found = here.sweep(here.classifiers(3, 2), LEVELS, "embedding")
     torch.set_num_threads(before)

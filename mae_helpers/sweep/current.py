@@ -39,28 +39,22 @@ class Code:
         return ", ".join(parts + [f"another {name}" for name in names if self.files.get(name) != other.files.get(name)])
 
 
-class _Silent(ast.NodeTransformer):
-    """Code whose texts are all empty."""
-
-    def visit_Constant(self, node: ast.Constant) -> ast.Constant:
-        return ast.Constant("") if isinstance(node.value, str) else node
-
-    def visit_JoinedStr(self, node: ast.JoinedStr) -> ast.Constant:
-        return ast.Constant("")
-
-
 class _Meaning(ast.NodeTransformer):
     """Code without what stands there for readers alone: docstrings, and the texts of errors."""
 
-    def _undocumented(self, node: ast.AST) -> ast.AST:
-        if ast.get_docstring(node, clean=False) is not None:
+    raised = False
+
+    def generic_visit(self, node: ast.AST) -> ast.AST:
+        is_text = isinstance(node, ast.JoinedStr) or (isinstance(node, ast.Constant) and isinstance(node.value, str))
+        if self.raised and is_text:
+            return ast.Constant("")
+        documented = isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)
+        if documented and ast.get_docstring(node, clean=False) is not None:
             del node.body[0]
-        return self.generic_visit(node)
-
-    visit_Module = visit_ClassDef = visit_FunctionDef = visit_AsyncFunctionDef = _undocumented
-
-    def visit_Raise(self, node: ast.Raise) -> ast.AST:
-        return _Silent().generic_visit(node)
+        outside, self.raised = self.raised, self.raised or isinstance(node, ast.Raise)
+        super().generic_visit(node)
+        self.raised = outside
+        return node
 
 
 def meaning(source: str) -> str:

@@ -58,18 +58,19 @@ def gather(
         del waiting[number]
         claims.pop(number).close()
 
-    waiting = {number: left for number, task in enumerate(tasks) if (left := rest(number, task, warn=True))}
+    def unfinished(some: Mapping[int, Task], warn: bool = False) -> dict[int, Task]:
+        return {number: left for number, task in some.items() if (left := rest(number, task, warn))}
+
+    waiting = unfinished(dict(enumerate(tasks)), warn=True)
     guided = {number: task for number, task in waiting.items() if task.perturbation.guided}
     if guided:  # these look at what the models make of the clean images
         first = {task.subjects: replace(task, perturbation=Clean()) for task in guided.values()}
         clean = dict(zip(first, gather(list(first.values()), ROLLOUTS, folder, compute, workers), strict=True))
         waiting |= {number: replace(task, clean=clean[task.subjects]) for number, task in guided.items()}
-    since = time.monotonic()
+        waiting = unfinished(waiting)
+    since, force = time.monotonic(), False
     while waiting:
-        total, force = len(waiting), time.monotonic() - since > files.WAIT
-        if force:
-            warnings.warn(f"{folder}: another run holds {total} cells for too long; computed here", stacklevel=2)
-        todo = claimed(force)
+        total, todo = len(waiting), claimed(force)
         try:
             done = workers.run(todo, total) if workers else ((n, task, measured(task, compute)) for n, task in todo)
             for number, task, found in done:
@@ -82,7 +83,10 @@ def gather(
                 claim.close()
         if len(waiting) < total:
             since = time.monotonic()
-        else:  # all of them are another run's
+        elif time.monotonic() - since > files.WAIT:
+            warnings.warn(f"{folder}: another run holds {total} cells for too long; computed here", stacklevel=2)
+            force = True
+        else:
             time.sleep(POLL)
     return results
 

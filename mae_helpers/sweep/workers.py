@@ -20,7 +20,7 @@ from mae_helpers.sweep.current import Code, code_behind
 from mae_helpers.sweep.recorded import Results, Task, measured
 
 if TYPE_CHECKING:
-    from distributed import Client, Future, Nanny
+    from distributed import Client, Future, LocalCluster
 
 CONNECT = 10  # seconds until a scheduler must have answered
 PATIENCE = 120  # seconds without any worker
@@ -79,6 +79,31 @@ def gpus_of(device: str) -> list[str]:
     return gpus if chosen.index is None else [gpus[chosen.index]]
 
 
+def _local(number: int, gpus: list[str]) -> "LocalCluster":
+    """So many workers on this machine, which share its cores, and its GPUs in turn."""
+    import dask
+    from distributed import LocalCluster, Nanny
+
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    threads = max(1, cores // number)
+
+    def worker(*place: str, name: int, env: dict[str, str], **options: object) -> Nanny:
+        own = {"CUDA_VISIBLE_DEVICES": gpus[name % len(gpus)]} if gpus else {}
+        return Nanny(*place, name=name, env=env | own, **options)
+
+    with dask.config.set({"distributed.scheduler.allowed-failures": DEATHS - 1}):
+        return LocalCluster(
+            n_workers=number,
+            threads_per_worker=threads,
+            processes=True,
+            worker_class=worker,
+            env=dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), str(threads)),
+            memory_limit=0,
+            silence_logs="CRITICAL",
+            scheduler_kwargs={"dashboard": False, "dashboard_address": "127.0.0.1:0"},
+        )
+
+
 class Workers:
     """Processes that compute cells. Local ones are started when first needed; a cluster is asked at once."""
 
@@ -98,7 +123,7 @@ class Workers:
                 f"scheduler {self.scheduler!r}: needs the package `distributed`; install it into the environment"
             ) from None
         if isinstance(self.scheduler, int):
-            return self._local()
+            return Client(_local(self.scheduler, gpus_of(self.wanted)), set_as_default=False)
         place = {"address" if "://" in self.scheduler else "scheduler_file": self.scheduler}
         try:
             return Client(**place, timeout=CONNECT, set_as_default=False)
@@ -107,30 +132,6 @@ class Workers:
                 f"scheduler {self.scheduler!r}: no Dask cluster answers there ({error}); start one with "
                 "`dask scheduler`, and correct the address"
             ) from None
-
-    def _local(self) -> "Client":
-        import dask
-        from distributed import Client, LocalCluster, Nanny
-
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        threads, gpus = max(1, cores // self.scheduler), gpus_of(self.wanted)
-
-        def worker(*place: str, name: int, env: dict[str, str], **options: object) -> "Nanny":
-            own = {"CUDA_VISIBLE_DEVICES": gpus[name % len(gpus)]} if gpus else {}
-            return Nanny(*place, name=name, env=env | own, **options)
-
-        with dask.config.set({"distributed.scheduler.allowed-failures": DEATHS - 1}):
-            cluster = LocalCluster(
-                self.scheduler,
-                threads,
-                processes=True,
-                worker_class=worker,
-                env=dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), str(threads)),
-                memory_limit=0,
-                silence_logs="CRITICAL",
-                scheduler_kwargs={"dashboard": False, "dashboard_address": "127.0.0.1:0"},
-            )
-        return Client(cluster, set_as_default=False)
 
     @cached_property
     def device(self) -> str:
