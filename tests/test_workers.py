@@ -144,7 +144,8 @@ def test_code_that_is_missing_or_another_on_the_workers_is_refused(two, tmp_path
     sets = {MAE: here.images(per_class=1)}
     with pytest.raises(WorkerError, match=r"worker tcp://\S+: module 'mine_of_workers' has no file here"):
         here.sweep(sets, {"mine": Mine()}, "prediction")
-    two.client.run(sys.path.append, str(tmp_path))
+    place = str(tmp_path)
+    two.client.run(lambda: sys.path.append(place))
     module.write_text("raise SystemExit('imported, though it is another')\n")
     with pytest.raises(WorkerError, match=r"worker tcp://\S+: another mine_of_workers; install the same code"):
         here.sweep(sets, {"mine": Mine()}, "prediction")
