@@ -29,10 +29,10 @@ SHUT = r"{} cannot be written there \(Read-only file system\); allow it, or choo
 
 @pytest.fixture
 def small(tmp_path):
-    """A disk of 256 kB in memory, where we may have one."""
+    """A disk of 512 kB in memory, where we may have one."""
     folder = tmp_path / "small"
     folder.mkdir()
-    done = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(folder)], capture_output=True)
+    done = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=512k", "tmpfs", str(folder)], capture_output=True)
     if done.returncode:
         pytest.skip("mounting a small file system needs root on Linux")
     yield folder

@@ -153,8 +153,8 @@ def test_the_scorecard_tests_every_claim(paper):
     assert untested.empty, untested["note"].to_dict()
 
 
-def test_files_were_decoded_into_blocks(paper):
-    assert list((paper.tables / "pixels").glob("*/*.npy"))
+def test_files_were_decoded_once(paper):
+    assert list((paper.tables / "pixels").glob("*.npy"))
 
 
 class TestMissingImages:

@@ -19,7 +19,7 @@ class Gated(timm.layers.Attention):
 
 
 def told_of(arguments, model=None):
-    vit = architecture(Model(model=model, arguments=arguments)).eval()
+    vit = architecture(Model(checkpoint="mine", model=model, arguments=arguments)).eval()
     with pytest.raises(CheckpointError) as caught:
         check_heads(vit, "own.yaml: models.mine")
     assert "\n" not in str(caught.value)
@@ -114,4 +114,4 @@ def test_a_profiles_model_is_checked_when_it_is_loaded(tiny_profile, tmp_path):
 )
 def test_what_is_no_model_of_this_kind_is_named(model, arguments, told):
     with pytest.raises(CheckpointError, match=told):
-        architecture(Model(model=model, arguments=arguments), 32)
+        architecture(Model(checkpoint="mine", model=model, arguments=arguments), 32)

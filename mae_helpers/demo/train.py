@@ -17,9 +17,9 @@ import numpy as np
 import pandas as pd
 import timm.layers
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from safetensors.torch import load_file, save_file
-from timm.data import Mixup, create_transform
+from timm.data import Mixup, auto_augment, create_transform
 from timm.loss import SoftTargetCrossEntropy
 from timm.optim import create_optimizer_v2
 from timm.scheduler import CosineLRScheduler
@@ -62,6 +62,7 @@ class Recipe:
     drop_path: float = 0.0
     smoothing: float = 0.1
     official: bool = False  # erasing, cutmix, mixup and RandAugment as in MAE's FINETUNE.md; else crops and mirroring
+    precision: str = "float32"  # of the passes; bfloat16 halves the time where a CPU has AMX and is slow elsewhere
 
     def cycle(self, epoch: int) -> tuple[int, int]:
         """First epoch and length of the cycle that an epoch belongs to."""
@@ -69,23 +70,25 @@ class Recipe:
         return first, min([edge for edge in self.restarts if edge > epoch], default=self.epochs) - first
 
 
-def _classifiers(finetune: Recipe, supervised: Recipe) -> dict[str, Recipe]:
-    """The four classifiers: both starts, with official augmentations and without."""
-    starts = {"finetune": finetune, "supervised": supervised}
+def _stages(precision: str, pretrain: Recipe, **starts: Recipe) -> dict[str, Recipe]:
+    """Pre-training and the four classifiers: both starts, with official augmentations and without."""
     official = {stage: replace(recipe, official=True) for stage, recipe in starts.items()}
-    return official | {f"{stage}_plain": recipe for stage, recipe in starts.items()}
+    stages = {"pretrain": pretrain} | official | {f"{stage}_plain": recipe for stage, recipe in starts.items()}
+    return {stage: replace(recipe, precision=precision) for stage, recipe in stages.items()}
 
 
 RECIPES = {
-    "cpu": {"pretrain": Recipe(15, batch=128, learning_rate=1.2e-3, kept=0.25, restarts=(4, 7, 11))}
-    | _classifiers(
-        Recipe(8, batch=128, learning_rate=1e-3, kept=0.25, whole=1, layer_decay=0.65, drop_path=0.1),
-        Recipe(8, batch=128, learning_rate=8e-4, kept=0.25, whole=1, drop_path=0.1),
+    "cpu": _stages(
+        "float32",
+        pretrain=Recipe(15, batch=128, learning_rate=1.2e-3, kept=0.25, restarts=(4, 7, 11)),
+        finetune=Recipe(8, batch=128, learning_rate=1e-3, kept=0.25, whole=1, layer_decay=0.65, drop_path=0.1),
+        supervised=Recipe(8, batch=128, learning_rate=8e-4, kept=0.25, whole=1, drop_path=0.1),
     ),
-    "gpu": {"pretrain": Recipe(400, batch=1024, learning_rate=2.4e-3, kept=0.25)}
-    | _classifiers(
-        Recipe(100, batch=512, learning_rate=1e-3, kept=1.0, layer_decay=0.65, drop_path=0.1),
-        Recipe(100, batch=512, learning_rate=1e-3, kept=1.0, drop_path=0.1),
+    "gpu": _stages(
+        "bfloat16",
+        pretrain=Recipe(400, batch=1024, learning_rate=2.4e-3, kept=0.25),
+        finetune=Recipe(100, batch=512, learning_rate=1e-3, kept=1.0, layer_decay=0.65, drop_path=0.1),
+        supervised=Recipe(100, batch=512, learning_rate=1e-3, kept=1.0, drop_path=0.1),
     ),
 }
 
@@ -95,6 +98,14 @@ def random_patches(batch: int, kept: float, generator: torch.Generator) -> Tenso
     if kept == 1:
         return None
     return torch.rand(batch, GRID**2, generator=generator).argsort(1)[:, : round(kept * GRID**2)]
+
+
+def posterize(image: Image.Image, bits: int, **_) -> Image.Image:
+    """RandAugment's posterizing with 0 bits too, which Pillow 13 refuses: all black, as Pillow gave before."""
+    return ImageOps.posterize(image, bits) if bits else Image.new(image.mode, image.size)
+
+
+auto_augment.NAME_TO_OP["PosterizeIncreasing"] = posterize
 
 
 def official_batches(smoothing: float) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]:
@@ -263,7 +274,7 @@ class Stage:
         total = 0.0
         for part in torch.arange(len(index), device=device).split(CHUNK[device.type]):
             kept = None if visible is None else visible[part]
-            with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
+            with torch.autocast(device.type, torch.bfloat16, enabled=recipe.precision == "bfloat16"):
                 output = self.model(batch[part], kept)
             if self.stage == "pretrain":
                 loss = masked_loss(output, batch[part], kept)
@@ -324,6 +335,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("stage", choices=list(MODEL_NAMES))
     parser.add_argument("--budget", choices=list(RECIPES), help="default: gpu where there is one, else cpu")
     parser.add_argument("--epochs", type=int, help="another number of epochs than the budget's, in one cycle")
+    parser.add_argument("--precision", choices=["float32", "bfloat16"], help="another than the budget's")
     parser.add_argument("--out", type=Path, default=Path("training"))
     parser.add_argument("--data", help="folder of the four Fashion-MNIST files")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
@@ -334,6 +346,7 @@ def main(arguments: list[str] | None = None) -> None:
     recipe = RECIPES[budget][options.stage]
     if options.epochs:
         recipe = replace(recipe, epochs=options.epochs, restarts=())
+    recipe = replace(recipe, precision=options.precision or recipe.precision)
     train(options.stage, recipe, options.out, options.data, options.device, options.seed, options.start)
 
 

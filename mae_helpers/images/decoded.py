@@ -78,9 +78,9 @@ class Decoded:
         with ThreadPoolExecutor(self.workers) as pool:
             record["bytes"][: len(rows)] = list(pool.map(lambda row: np.asarray(self.images.image(row)), rows))
         record["checksum"] = crc32(record["bytes"])
+        part = self.path.with_suffix(f".{os.getpid()}.part")
         try:
             if not self.path.exists():
-                part = self.path.with_suffix(f".{os.getpid()}.part")
                 open_memmap(part, mode="w+", dtype=kind, shape=shape)  # takes no room but for what is written
                 part.replace(self.path)
             offset = open_memmap(self.path, mode="r").offset + number * kind.itemsize
@@ -89,6 +89,8 @@ class Decoded:
                 file.write(record.tobytes())
         except OSError as error:
             raise storage_error(error, self.path, record.nbytes) from error
+        finally:
+            part.unlink(missing_ok=True)
         if not self._holds(number):
             raise StorageError(f"{self.path}: what was written there reads otherwise; choose another folder")
 
