@@ -48,7 +48,7 @@ class MaskedAutoencoder(nn.Module):
 
     def forward(self, images: Tensor, visible: Tensor) -> Tensor:
         """Predicted patches (B, 196, 48) from the visible ones of images (B, 3, 56, 56)."""
-        tokens = embed(self.encoder, images, visible)
+        tokens, _ = embed(self.encoder, images, visible)
         return self.decoder(self.encoder.norm(self.encoder.blocks(tokens)), visible)
 
 
@@ -62,4 +62,5 @@ class PatchDroppingClassifier(nn.Module):
     def forward(self, images: Tensor, visible: Tensor | None = None) -> Tensor:
         """Class scores (B, 10) from images (B, 3, 56, 56) and, where given, the patches (B, N_v) to keep."""
         encoder = self.encoder
-        return encoder.forward_head(encoder.norm(encoder.blocks(embed(encoder, images, visible))))
+        tokens, _ = embed(encoder, images, visible)
+        return encoder.forward_head(encoder.norm(encoder.blocks(tokens)))

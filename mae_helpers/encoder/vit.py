@@ -2,12 +2,17 @@
 
 import timm
 import torch
+from timm.models.beit import Beit
+from timm.models.deit import VisionTransformerDistilled
+from timm.models.eva import Eva
 from timm.models.vision_transformer import VisionTransformer
+from torch import nn
 
 from mae_helpers.encoder.walk import LayerState, walk
 from mae_helpers.profile.parameters import shown
 from mae_helpers.profile.settings import Model
 
+KINDS = (VisionTransformer, VisionTransformerDistilled, Eva, Beit)  # timm's classes that `walk` knows
 TOLERANCE = 1e-4  # of the largest head output: fused attention rounds otherwise than the map that we form
 LOOK = 16  # patches that a block's attention is tried on
 
@@ -21,11 +26,11 @@ def in_short(error: Exception) -> str:
     return str(error).strip().partition("\n")[0][:200]
 
 
-def architecture(model: Model, size: int | None = None) -> VisionTransformer:
+def architecture(model: Model, size: int | None = None) -> nn.Module:
     """The model that a profile describes, with random weights: timm's of that name, or one of its `arguments` alone.
 
-    CheckpointError where it is not timm's class VisionTransformer, has other tokens than CLS beside its patches, or does
-    not take square images of `size` pixels, where that is given.
+    CheckpointError where it is none of timm's classes in `KINDS`, or does not take square images of `size` pixels, where
+    that is given.
     """
     what = model.model or "VisionTransformer"
     try:
@@ -36,12 +41,9 @@ def architecture(model: Model, size: int | None = None) -> VisionTransformer:
             f"{what} with {shown(model.arguments)}: {kind}{in_short(error) or 'it cannot be built'}; correct `model` or "
             "`arguments`"
         ) from None
-    if type(vit) is not VisionTransformer:
-        raise CheckpointError(f"{what}: it is a {type(vit).__name__}; only timm's VisionTransformer is understood")
-    if vit.num_prefix_tokens != 1 or not vit.has_class_token:
-        raise CheckpointError(
-            f"{what}: {vit.num_prefix_tokens} tokens beside the patches; only a CLS token is understood"
-        )
+    if type(vit) not in KINDS:
+        known = ", ".join(kind.__name__ for kind in KINDS)
+        raise CheckpointError(f"{what}: it is a {type(vit).__name__}; of timm's classes, {known} are understood")
     if size is not None and tuple(vit.patch_embed.img_size) != (size, size):
         raise CheckpointError(
             f"{what} takes images of {vit.patch_embed.img_size} pixels, but input.size is {size}; make them the same "
@@ -50,10 +52,20 @@ def architecture(model: Model, size: int | None = None) -> VisionTransformer:
     return vit
 
 
+def patch_grid(vit: nn.Module) -> tuple[tuple[int, int], tuple[float, float]]:
+    """How many patches stand in a column and in a row, and how many pixels of the input each spans, (height, width).
+
+    A patch spans the input's side divided by the grid's, whatever lies between (a convolutional stem has patches of its own).
+    """
+    (height, width), (rows, columns) = vit.patch_embed.img_size, vit.patch_embed.grid_size
+    return (rows, columns), (height / rows, width / columns)
+
+
 def _misread(state: LayerState) -> str | None:
     """What is wrong with a layer whose heads' outputs, read before `attn.proj`, are not the A V of its own qkv."""
     outputs = state.head_outputs()  # [image, head, token, feature]
-    expected = state.attention() @ state.query_key_value()[2]
+    alone = torch.eye(outputs.shape[2])  # each token attends to itself alone: what comes out is V
+    expected = state.attention() @ state.by_head(state.computed_again(alone)[1])
     if not torch.isfinite(outputs).all():
         return "its head outputs are not finite; fetch or train its weights again"
     off, size = float((outputs - expected).abs().max()), float(expected.abs().max())
@@ -66,7 +78,7 @@ def _misread(state: LayerState) -> str | None:
 
 
 @torch.no_grad()
-def check_heads(vit: VisionTransformer, what: str) -> None:
+def check_heads(vit: nn.Module, what: str) -> None:
     """CheckpointError where a block's heads do not compute A V, as a few patches of noise show.
 
     Such are gated or differential attention: the map formed from their Q and K would not be the model's own. `vit` is in
@@ -84,7 +96,7 @@ def check_heads(vit: VisionTransformer, what: str) -> None:
             raise CheckpointError(f"{what}: block {layer}, a {kind}: {trouble}")
 
 
-def compile_blocks(model: VisionTransformer, backend: str = "inductor") -> VisionTransformer:
+def compile_blocks(model: nn.Module, backend: str = "inductor") -> nn.Module:
     """Compile what lies between the places where a block is read: its norms and its MLP, two thirds of the work."""
     for block in model.blocks:
         for part in (block.norm1, block.norm2, block.mlp):

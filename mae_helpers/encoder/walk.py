@@ -1,14 +1,16 @@
 """One batch through a Vision Transformer's blocks: seeded masking, and each layer's tokens, attention and head outputs."""
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from zlib import crc32
 
 import numpy as np
 import torch
-from timm.models.vision_transformer import Block, VisionTransformer
-from torch import Tensor
+from timm.models.beit import Beit
+from timm.models.eva import Eva
+from torch import Tensor, nn
 
 from mae_helpers.profile.machine import number_format
 
@@ -31,101 +33,193 @@ def visible_patches(ids: Sequence[str], patches: int, ratio: float, seed: int, d
     return torch.from_numpy(np.stack([generator.permutation(patches)[:count] for generator in generators]))
 
 
-def embed(model: VisionTransformer, images: Tensor, visible: Tensor | None = None) -> Tensor:
-    """The tokens (B, 1 + N_v, D) that enter the first block: CLS and patches with positions, masked afterwards (Sec. III-A1).
+def kept(places: Tensor, visible: Tensor, prefix: int, dim: int) -> Tensor:
+    """Those of `places` (B, ..., prefix + N, ...) along `dim` that are prefix tokens or `visible` (B, N_v), an image each."""
+    first = torch.arange(prefix, device=visible.device).expand(len(visible), -1)
+    index = torch.cat([first, prefix + visible], dim=1)  # [image, kept place]
+    shape = [len(visible)] + [1] * (places.ndim - 1)
+    shape[dim] = index.shape[1]
+    return places.take_along_dim(index.reshape(shape), dim)
 
-    images (B, 3, H, W); visible (B, N_v) are the patches to keep, in row-major order from 0, or None for all.
+
+def embed(model: nn.Module, images: Tensor, visible: Tensor | None = None) -> tuple[Tensor, list[dict[str, Tensor]]]:
+    """The tokens (B, P + N_v, D) that enter the first block, and what each block is told of places beside them.
+
+    images (B, 3, H, W); visible (B, N_v) are the patches to keep, in row-major order from 0, or None for all. The P prefix
+    tokens (CLS, registers, distillation) are never masked; patches are, after they have got their positions (Sec. III-A1).
+    Rotary positions (`Eva`) and relative position biases (`Beit`) are those of the places that stay visible.
     """
-    tokens = model._pos_embed(model.patch_embed(images))  # [image, token, feature]
+    prefix, blocks = model.num_prefix_tokens, [{} for _ in model.blocks]
+    if isinstance(model, Beit):
+        patches = model.patch_embed(images)  # [image, patch, feature]
+        tokens = torch.cat([model.cls_token.expand(len(patches), -1, -1), patches], dim=1)
+        tokens = model.pos_drop(tokens if model.pos_embed is None else tokens + model.pos_embed)
+        if model.rel_pos_bias is not None:
+            bias = model.rel_pos_bias()[None]  # [1, head, query, key]
+            blocks = [{"shared_rel_pos_bias": _pairs(bias, visible, prefix)} for _ in model.blocks]
+    else:
+        tokens = model._pos_embed(model.patch_embed(images))  # [image, token, feature]
+    if isinstance(model, Eva):
+        tokens, rotary = tokens
+        if rotary is not None:
+            by_block = rotary if model.rope_mixed else [rotary] * len(blocks)  # each [(head,) patch, (sine; cosine)]
+            blocks = [{"rope": _rotary(one, visible)} for one in by_block]
     if visible is not None:
-        prefix, patches = tokens[:, : model.num_prefix_tokens], tokens[:, model.num_prefix_tokens :]
-        index = visible.unsqueeze(-1).expand(-1, -1, patches.shape[-1])  # [image, visible patch, feature]
-        tokens = torch.cat([prefix, patches.gather(1, index)], dim=1)
-    return model.norm_pre(tokens)
+        tokens = kept(tokens, visible, prefix, 1)
+    return getattr(model, "norm_pre", nn.Identity())(tokens), blocks
+
+
+def _pairs(bias: Tensor, visible: Tensor | None, prefix: int) -> Tensor:
+    """The bias [1 or image, head, query, key] among the tokens that are there."""
+    if visible is None:
+        return bias
+    bias = bias.expand(len(visible), -1, -1, -1)
+    return kept(kept(bias, visible, prefix, 2), visible, prefix, 3)
+
+
+def _rotary(rotary: Tensor, visible: Tensor | None) -> Tensor:
+    """Rotary positions of the visible patches, to be broadcast to [image, head, patch, (sine; cosine)]."""
+    if visible is None:
+        return rotary
+    heads = rotary if rotary.ndim == 3 else rotary[None]  # [head or 1, patch, (sine; cosine)]
+    return kept(heads.expand(len(visible), -1, -1, -1), visible, 0, 2)
+
+
+@contextmanager
+def _biased(attention: nn.Module, visible: Tensor | None, prefix: int) -> Iterator[None]:
+    """A `Beit`'s attention with its own relative position bias among the tokens that are there."""
+    if visible is None or getattr(attention, "relative_position_bias_table", None) is None:
+        yield
+        return
+    bias = _pairs(attention._get_rel_pos_bias(), visible, prefix)
+    attention._get_rel_pos_bias = lambda: bias
+    try:
+        yield
+    finally:
+        del attention._get_rel_pos_bias
 
 
 @dataclass(frozen=True)
 class LayerState:
     """What one layer, counted from 1, did to a batch.
 
-    `tokens` (B, 1 + N, D) is the residual stream after its block, before the final norm; `visible` (B, N) says which
-    patches they belong to, None meaning all. `qkv` and `merged_heads` are what its attention computed on the way.
+    `tokens` (B, P + N, D) is the residual stream after its block, before the final norm; its first `prefix` P are no
+    patches, the very first is CLS where `has_cls`. `visible` (B, N) says which patches the others belong to, None meaning
+    all. `told` is what its attention was called with, `merged_heads` what it computed before its projection.
     """
 
     layer: int
     tokens: Tensor
     visible: Tensor | None
-    block: Block
-    qkv: Tensor  # [image, token, (query, key or value; head; feature)]
+    prefix: int
+    has_cls: bool
+    attn: nn.Module
+    told: tuple[tuple, dict]
     merged_heads: Tensor  # [image, token, (head; feature)]
 
     def attention(self) -> Tensor:
-        """A = softmax(Q K^T / sqrt(d_h)), (B, heads, 1 + N, 1 + N) in float32; rows sum to 1. Formed once: do not change it."""
+        """A = softmax(Q K^T / sqrt(d_h)), (B, heads, P + N, P + N) in float32; rows sum to 1. Formed once: do not change it.
+
+        As the model's own attention forms it where it is not fused: with norms, positions and biases of Q and K.
+        """
         return self._attention
 
     def mean_attention(self) -> Tensor:
-        """The mean of A over heads, (B, 1 + N, 1 + N) in float32; formed once, as A is."""
+        """The mean of A over heads, (B, P + N, P + N) in float32; formed once, as A is."""
         return self._mean_attention
 
-    def query_key_value(self) -> Tensor:
-        """Q, K and V as `attn.qkv` gives them, before any norm: (3, B, heads, 1 + N, d_h)."""
-        batch, length, _ = self.qkv.shape
-        return self.qkv.reshape(batch, length, 3, self.block.attn.num_heads, -1).permute(2, 0, 3, 1, 4)
-
     @cached_property
-    @torch.no_grad()  # norms of Q and K have weights
     def _attention(self) -> Tensor:
-        attn = self.block.attn
-        query, key, _ = self.query_key_value()  # each [image, head, token, feature]
-        query, key = attn.q_norm(query), attn.k_norm(key)
-        scores = (query * attn.scale).float() @ key.float().transpose(-2, -1)  # [image, head, query, key]
-        return torch.softmax(scores, dim=-1)
+        return self.computed_again()[0]
+
+    @torch.no_grad()
+    def computed_again(self, replaced: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """A, and what the heads give, (B, P + N, heads * d_h), with A or what it is `replaced` by; in float32, not fused.
+
+        ValueError where the attention does not form exactly one map.
+        """
+        maps, merged = [], []
+
+        def seen(_: nn.Module, inputs: tuple[Tensor], output: Tensor) -> Tensor | None:
+            maps.append(inputs[0].float())
+            return None if replaced is None else replaced.expand_as(output)
+
+        hooks = [
+            self.attn.attn_drop.register_forward_hook(seen),
+            _before_projection(self.attn).register_forward_pre_hook(lambda _, inputs: merged.append(inputs[0])),
+        ]
+        fused, self.attn.fused_attn = self.attn.fused_attn, False
+        (tokens, *others), named = self.told
+        try:
+            with _biased(self.attn, self.visible, self.prefix), torch.autocast(tokens.device.type, enabled=False):
+                self.attn(tokens.float(), *others, **named)
+        finally:
+            self.attn.fused_attn = fused
+            for hook in hooks:
+                hook.remove()
+        if len(maps) != 1:
+            raise ValueError(f"it forms {len(maps)} attention maps")
+        return maps[0], merged[0]
 
     @cached_property
     def _mean_attention(self) -> Tensor:
         return self.attention().mean(1)  # [image, query, key]
 
     def head_outputs(self) -> Tensor:
-        """O = A V (Eq. 2) of every head, (B, heads, 1 + N, d_h) in float32, CLS among the keys as in the model."""
-        batch, length, _ = self.merged_heads.shape
-        heads = self.merged_heads.float().reshape(batch, length, self.block.attn.num_heads, -1)
-        return heads.transpose(1, 2)  # [image, head, token, feature]
+        """O = A V (Eq. 2) of every head, (B, heads, P + N, d_h) in float32, prefix tokens among the keys as in the model."""
+        return self.by_head(self.merged_heads)
+
+    def by_head(self, merged: Tensor) -> Tensor:
+        """(B, P + N, heads * d_h) -> (B, heads, P + N, d_h) in float32."""
+        return merged.float().unflatten(-1, (self.attn.num_heads, -1)).transpose(1, 2)  # [image, head, token, feature]
+
+
+def _before_projection(attention: nn.Module) -> nn.Module:
+    """The part of an attention that the merged heads enter: its norm (EVA-02) where it has one, else its projection."""
+    norm = getattr(attention, "norm", None)
+    return attention.proj if norm is None or isinstance(norm, nn.Identity) else norm
 
 
 @torch.no_grad()
 def walk(
-    model: VisionTransformer, images: Tensor, visible: Tensor | None = None, precision: str = "float32"
+    model: nn.Module, images: Tensor, visible: Tensor | None = None, precision: str = "float32"
 ) -> Iterator[LayerState]:
     """Take images (B, 3, H, W) through the encoder and yield the state after each block, one layer at a time.
 
-    Q, K and V are read behind `attn.qkv`, O before `attn.proj`, whether attention is fused or not; `precision` is that of
-    the blocks (`Compute`).
+    O is read before `attn.proj`, whether attention is fused or not; `precision` is that of the blocks (`Compute`).
     """
+    prefix, has_cls = model.num_prefix_tokens, getattr(model, "cls_token", None) is not None
     with number_format(precision, images.device):
-        tokens = embed(model, images, visible)
-    for layer, block in enumerate(model.blocks, 1):
-        seen: dict[str, Tensor] = {}
+        tokens, arguments = embed(model, images, visible)
+    for layer, (block, places) in enumerate(zip(model.blocks, arguments, strict=True), 1):
+        seen: dict[str, object] = {}
         hooks = (
-            block.attn.qkv.register_forward_hook(lambda _, __, output, seen=seen: seen.update(qkv=output)),
-            block.attn.proj.register_forward_pre_hook(lambda _, inputs, seen=seen: seen.update(merged=inputs[0])),
+            block.attn.register_forward_pre_hook(
+                lambda _, inputs, named, seen=seen: seen.update(told=(inputs, named)), with_kwargs=True
+            ),
+            _before_projection(block.attn).register_forward_pre_hook(
+                lambda _, inputs, seen=seen: seen.update(merged=inputs[0])
+            ),
         )
         try:
-            with number_format(precision, images.device):
-                tokens = block(tokens)
+            with number_format(precision, images.device), _biased(block.attn, visible, prefix):
+                tokens = block(tokens, **places)
         finally:
             for hook in hooks:
                 hook.remove()
-        yield LayerState(layer, tokens, visible, block, seen["qkv"], seen["merged"])
+        yield LayerState(layer, tokens, visible, prefix, has_cls, block.attn, seen["told"], seen["merged"])
 
 
 def cls_token(state: LayerState) -> Tensor:
-    """z_0: the CLS token, (B, D)."""
+    """z_0: the CLS token, (B, D); ValueError where the model has none."""
+    if not state.has_cls:
+        raise ValueError("this model has no CLS token; use its patch tokens")
     return state.tokens[:, 0]
 
 
 def patch_tokens(state: LayerState) -> Tensor:
     """z_1 .. z_N: the patch tokens, (B, N, D)."""
-    return state.tokens[:, 1:]
+    return state.tokens[:, state.prefix :]
 
 
 def mean_patch(state: LayerState) -> Tensor:
@@ -133,7 +227,7 @@ def mean_patch(state: LayerState) -> Tensor:
     return patch_tokens(state).mean(dim=1)
 
 
-def classify(model: VisionTransformer, state: LayerState, among: Sequence[int] | None = None) -> Tensor:
+def classify(model: nn.Module, state: LayerState, among: Sequence[int] | None = None) -> Tensor:
     """The class that the model's own head gives after its last layer, arg-max over all classes or `among` some: (B,)."""
     if model.num_classes == 0:
         raise ValueError("this model has no classifier: use mae_finetuned or vit_supervised, or any with num_classes")

@@ -1,0 +1,132 @@
+"""Checkpoints as people have them: told apart by their keys, translated to timm's names, every tensor accounted for.
+
+Understood are timm's names with any prefix before them (MAE, DINO, iBOT, MoCo-v3, DINOv2, Lightning, DistributedDataParallel)
+and those of Hugging Face's ViT, ViTMAE, Dinov2 and Dinov2WithRegisters; what timm's own filter of the architecture
+understands (OpenCLIP, JAX patches, positions of another grid) is left to it.
+"""
+
+import re
+import sys
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+# What training code wraps the tensors in, the better one first: averages before the last step, teachers before students.
+WRAPPERS = ("model_ema", "state_dict_ema", "teacher", "target_encoder", "model", "state_dict", "module", "encoder", "student")
+PATCHES = ("patch_embed.proj.weight", "embeddings.patch_embeddings.projection.weight")  # each layout has one of these
+PREFERRED = ("teacher", "base_encoder")  # where one file holds two encoders
+BESIDE = re.compile(r"mask_token|decoder[._].*|pooler\..*|.*relative_position_index|masked_embed")  # for pre-training alone
+HEAD = re.compile(r"head(_dist)?\..*|classifier\..*|fc_norm_head\..*")
+HUGGING_FACE = tuple(
+    (re.compile(pattern), name)
+    for pattern, name in (
+        (r"embeddings\.patch_embeddings\.projection\.", "patch_embed.proj."),
+        (r"embeddings\.position_embeddings", "pos_embed"),
+        (r"embeddings\.", ""),  # cls_token, mask_token, register_tokens
+        (r"(?:encoder\.)?layers?\.(\d+)\.", r"blocks.\1."),
+        (r"attention\.(?:attention\.)?(query|key|value)\.", r"attn.\1."),
+        (r"attention\.(q|k|v)_proj\.", lambda found: f"attn.{dict(q='query', k='key', v='value')[found[1]]}."),
+        (r"attention\.(?:output\.dense|o_proj)\.", "attn.proj."),
+        (r"layernorm_before\.", "norm1."),
+        (r"layernorm_after\.", "norm2."),
+        (r"intermediate\.dense\.", "mlp.fc1."),
+        (r"^(blocks\.\d+\.)output\.dense\.", r"\1mlp.fc2."),
+        (r"mlp\.weights_in\.", "mlp.fc1."),
+        (r"mlp\.weights_out\.", "mlp.fc2."),
+        (r"layer_scale(\d)\.lambda1", r"ls\1.gamma"),
+        (r"^layernorm\.", "norm."),
+        (r"^classifier\.", "head."),
+    )
+)
+
+
+class LayoutError(ValueError):
+    """Tensors that are no Vision Transformer's as this module knows them."""
+
+
+@dataclass(frozen=True)
+class Translated:
+    """An encoder's tensors by timm's names, and what was done to get there, a phrase each."""
+
+    weights: dict[str, Tensor]
+    told: tuple[str, ...]
+
+
+def unwrapped(content: object) -> tuple[object, tuple[str, ...]]:
+    """What lies inside the entries that training code saves, and the names of those entries."""
+    way: tuple[str, ...] = ()
+    while isinstance(content, Mapping):
+        inner = next((name for name in WRAPPERS if isinstance(content.get(name), Mapping)), None)
+        if inner is None:
+            break
+        content, way = content[inner], (*way, inner)
+    return content, way
+
+
+def _names(keys: list[str]) -> str:
+    """Keys by what they begin with, each with how many there are."""
+    first = Counter(key.split(".")[0] for key in keys)
+    return ", ".join(f"{name} ({count})" for name, count in first.items())
+
+
+def _prefix(weights: Mapping[str, Tensor]) -> str:
+    """What stands before the encoder's own names; LayoutError where there is no encoder, or more than one."""
+    found = sorted({key.removesuffix(end) for end in PATCHES for key in weights if key.endswith(end)})
+    found = [one for one in found if one in ("", *[p for p in found if p.endswith(".")])]
+    chosen = [one for one in found if set(one.split(".")) & set(PREFERRED)] or found
+    if not chosen:
+        raise LayoutError(f"no patch embedding ({' or '.join(PATCHES)}) among its {len(weights)} tensors: {_names(list(weights))}")
+    if len(chosen) > 1:
+        raise LayoutError(f"it holds {len(chosen)} encoders, {', '.join(chosen)}; save one of them alone")
+    return chosen[0]
+
+
+def _from_hugging_face(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Hugging Face's names -> timm's, its separate query, key and value joined to qkv in that order."""
+    renamed: dict[str, Tensor] = {}
+    for key, value in weights.items():
+        for pattern, name in HUGGING_FACE:
+            key = pattern.sub(name, key, count=1)
+        renamed[key] = value
+    for key in [key for key in renamed if ".attn.query." in key]:
+        parts = [renamed.pop(key.replace(".query.", f".{part}."), None) for part in ("query", "key", "value")]
+        if any(part is None for part in parts):
+            raise LayoutError(f"{key} has no key or value beside it")
+        renamed[key.replace(".query.", ".qkv.")] = torch.cat(parts)
+    return renamed
+
+
+def translated(weights: Mapping[str, Tensor], model: nn.Module) -> Translated:
+    """The tensors of any known layout by the names of `model`, a Vision Transformer of timm's.
+
+    What belongs to pre-training alone, and a head where `model` has none, is left aside and told; positions of another
+    grid are resampled by timm. What is still missing or surplus is for the strict loading to name. LayoutError where no
+    encoder is found.
+    """
+    prefix, told = _prefix(weights), []
+    own = {key.removeprefix(prefix): value for key, value in weights.items() if key.startswith(prefix)}
+    outside = {key: value for key, value in weights.items() if not key.startswith(prefix)}
+    if prefix:
+        told.append(f"the encoder under {prefix!r}")
+    if PATCHES[1] in own:
+        told.append("Hugging Face's names")
+        own = _from_hugging_face(own | {key: outside.pop(key) for key in list(outside) if HEAD.fullmatch(key)})
+    decoder = any(key.startswith("decoder") for key in (*own, *outside))
+    aside = [key for key in own if BESIDE.fullmatch(key) and (decoder or key != "mask_token")]
+    if model.num_classes == 0:
+        aside += [key for key in own if HEAD.fullmatch(key)]
+    own = {key: value for key, value in own.items() if key not in aside}
+    if aside or outside:
+        told.append(f"not used: {_names([*aside, *outside])}")
+    adapt = getattr(sys.modules[type(model).__module__], "checkpoint_filter_fn", None)
+    positions = own.get("pos_embed")
+    if adapt is not None:
+        own = adapt(own, model)
+    if positions is not None and "pos_embed" in own and positions.shape[1] > 1 + own["pos_embed"].shape[1] or (
+        positions is not None and "pos_embed" in own and positions.shape[1] < own["pos_embed"].shape[1]
+    ):
+        told.append(f"positions resampled from {positions.shape[1]} to {own['pos_embed'].shape[1]} places by timm")
+    return Translated({key: value for key, value in own.items() if not BESIDE.fullmatch(key)}, tuple(told))
