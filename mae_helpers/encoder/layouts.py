@@ -15,10 +15,22 @@ import torch
 from torch import Tensor, nn
 
 # What training code wraps the tensors in, the better one first: averages before the last step, teachers before students.
-WRAPPERS = ("model_ema", "state_dict_ema", "teacher", "target_encoder", "model", "state_dict", "module", "encoder", "student")
+WRAPPERS = (
+    "model_ema",
+    "state_dict_ema",
+    "teacher",
+    "target_encoder",
+    "model",
+    "state_dict",
+    "module",
+    "encoder",
+    "student",
+)
 PATCHES = ("patch_embed.proj.weight", "embeddings.patch_embeddings.projection.weight")  # each layout has one of these
 PREFERRED = ("teacher", "base_encoder")  # where one file holds two encoders
-BESIDE = re.compile(r"mask_token|decoder[._].*|pooler\..*|.*relative_position_index|masked_embed")  # for pre-training alone
+BESIDE = re.compile(
+    r"mask_token|decoder[._].*|pooler\..*|.*relative_position_index|masked_embed"
+)  # for pre-training alone
 HEAD = re.compile(r"head(_dist)?\..*|classifier\..*|fc_norm_head\..*")
 HUGGING_FACE = tuple(
     (re.compile(pattern), name)
@@ -78,7 +90,9 @@ def _prefix(weights: Mapping[str, Tensor]) -> str:
     found = [one for one in found if one in ("", *[p for p in found if p.endswith(".")])]
     chosen = [one for one in found if set(one.split(".")) & set(PREFERRED)] or found
     if not chosen:
-        raise LayoutError(f"no patch embedding ({' or '.join(PATCHES)}) among its {len(weights)} tensors: {_names(list(weights))}")
+        raise LayoutError(
+            f"no patch embedding ({' or '.join(PATCHES)}) among its {len(weights)} tensors: {_names(list(weights))}"
+        )
     if len(chosen) > 1:
         raise LayoutError(f"it holds {len(chosen)} encoders, {', '.join(chosen)}; save one of them alone")
     return chosen[0]
@@ -125,8 +139,11 @@ def translated(weights: Mapping[str, Tensor], model: nn.Module) -> Translated:
     positions = own.get("pos_embed")
     if adapt is not None:
         own = adapt(own, model)
-    if positions is not None and "pos_embed" in own and positions.shape[1] > 1 + own["pos_embed"].shape[1] or (
-        positions is not None and "pos_embed" in own and positions.shape[1] < own["pos_embed"].shape[1]
+    if (
+        positions is not None
+        and "pos_embed" in own
+        and positions.shape[1] > 1 + own["pos_embed"].shape[1]
+        or (positions is not None and "pos_embed" in own and positions.shape[1] < own["pos_embed"].shape[1])
     ):
         told.append(f"positions resampled from {positions.shape[1]} to {own['pos_embed'].shape[1]} places by timm")
     return Translated({key: value for key, value in own.items() if not BESIDE.fullmatch(key)}, tuple(told))
