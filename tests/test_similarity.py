@@ -17,11 +17,14 @@ def gathered(x, y, size=None):
 def dense(x, y):
     """HSIC_1 of x and y, (n, D) each, from n x n Gram matrices as Song et al. write it."""
     n = len(x)
-    k, l = (np.asarray(each) @ np.asarray(each).T for each in (x, y))
-    np.fill_diagonal(k, 0), np.fill_diagonal(l, 0)
+    gram_x, gram_y = (np.asarray(each) @ np.asarray(each).T for each in (x, y))
+    np.fill_diagonal(gram_x, 0)
+    np.fill_diagonal(gram_y, 0)
     one = np.ones(n)
-    between = 2 / (n - 2) * one @ k @ l @ one
-    return (np.trace(k @ l) + one @ k @ one * (one @ l @ one) / ((n - 1) * (n - 2)) - between) / (n * (n - 3))
+    between = 2 / (n - 2) * one @ gram_x @ gram_y @ one
+    return (np.trace(gram_x @ gram_y) + one @ gram_x @ one * (one @ gram_y @ one) / ((n - 1) * (n - 2)) - between) / (
+        n * (n - 3)
+    )
 
 
 def similarity(x, y):

@@ -140,9 +140,9 @@ def translated(weights: Mapping[str, Tensor], model: nn.Module) -> Translated:
     if adapt is not None:
         own = adapt(own, model)
     if (
-        positions is not None
+        (positions is not None
         and "pos_embed" in own
-        and positions.shape[1] > 1 + own["pos_embed"].shape[1]
+        and positions.shape[1] > 1 + own["pos_embed"].shape[1])
         or (positions is not None and "pos_embed" in own and positions.shape[1] < own["pos_embed"].shape[1])
     ):
         told.append(f"positions resampled from {positions.shape[1]} to {own['pos_embed'].shape[1]} places by timm")

@@ -24,16 +24,16 @@ class CrossHSIC:
     def add(self, x: Tensor, y: Tensor) -> None:
         """Take in a batch of the same images: x (B, L_x, D_x), y (B, L_y, D_y)."""
         x, y = x.double(), y.double()  # [image, layer, feature]
-        k, l = x.square().sum(-1), y.square().sum(-1)  # [image, layer]: the diagonals
+        norm_x, norm_y = x.square().sum(-1), y.square().sum(-1)  # [image, layer]: the diagonals of K and L
         found = (
             torch.einsum("ixd,iye->xyde", x, y),  # X^T Y
-            torch.einsum("ix,iy->xy", k, l),  # sum of K_ii L_ii
-            torch.einsum("iy,ixd->xyd", l, x),  # sum of L_ii x_i
-            torch.einsum("ix,iye->xye", k, y),  # sum of K_ii y_i
+            torch.einsum("ix,iy->xy", norm_x, norm_y),  # sum of K_ii L_ii
+            torch.einsum("iy,ixd->xyd", norm_y, x),  # sum of L_ii x_i
+            torch.einsum("ix,iye->xye", norm_x, y),  # sum of K_ii y_i
             x.sum(0),
             y.sum(0),
-            k.sum(0),
-            l.sum(0),
+            norm_x.sum(0),
+            norm_y.sum(0),
         )
         self.count += len(x)
         self.sums = found if self.sums is None else tuple(a.add_(b) for a, b in zip(self.sums, found, strict=True))
@@ -43,11 +43,11 @@ class CrossHSIC:
         n = self.count
         if n < 4:
             raise ValueError(f"{n} images: debiased CKA needs four or more")
-        cross, diagonal, lx, ky, sx, sy, k, l = self.sums
+        cross, diagonal, by_x, by_y, sum_x, sum_y, norm_x, norm_y = self.sums
         trace = cross.square().sum((-2, -1)) - diagonal  # tr(K L)
-        total_x, total_y = sx.square().sum(-1) - k, sy.square().sum(-1) - l  # 1^T K 1, 1^T L 1
-        rows = torch.einsum("xd,xyde,ye->xy", sx, cross, sy) + diagonal  # 1^T K L 1
-        rows = rows - torch.einsum("xd,xyd->xy", sx, lx) - torch.einsum("ye,xye->xy", sy, ky)
+        total_x, total_y = sum_x.square().sum(-1) - norm_x, sum_y.square().sum(-1) - norm_y  # 1^T K 1, 1^T L 1
+        rows = torch.einsum("xd,xyde,ye->xy", sum_x, cross, sum_y) + diagonal  # 1^T K L 1
+        rows = rows - torch.einsum("xd,xyd->xy", sum_x, by_x) - torch.einsum("ye,xye->xy", sum_y, by_y)
         total = total_x[:, None] * total_y / ((n - 1) * (n - 2))
         found = trace + total - 2 * rows / (n - 2)
         found[found.abs() < ROUNDING * trace.abs()] = 0  # a layer that is the same for all images
