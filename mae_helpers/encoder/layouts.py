@@ -32,6 +32,7 @@ BESIDE = re.compile(
     r"mask_token|decoder[._].*|pooler\..*|.*relative_position_index|masked_embed"
 )  # for pre-training alone
 HEAD = re.compile(r"head(_dist)?\..*|classifier\..*|fc_norm_head\..*")
+QKV = {"q": "query", "k": "key", "v": "value"}
 HUGGING_FACE = tuple(
     (re.compile(pattern), name)
     for pattern, name in (
@@ -40,7 +41,7 @@ HUGGING_FACE = tuple(
         (r"embeddings\.", ""),  # cls_token, mask_token, register_tokens
         (r"(?:encoder\.)?layers?\.(\d+)\.", r"blocks.\1."),
         (r"attention\.(?:attention\.)?(query|key|value)\.", r"attn.\1."),
-        (r"attention\.(q|k|v)_proj\.", lambda found: f"attn.{dict(q='query', k='key', v='value')[found[1]]}."),
+        (r"attention\.(q|k|v)_proj\.", lambda found: f"attn.{QKV[found[1]]}."),
         (r"attention\.(?:output\.dense|o_proj)\.", "attn.proj."),
         (r"layernorm_before\.", "norm1."),
         (r"layernorm_after\.", "norm2."),
