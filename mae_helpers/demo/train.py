@@ -172,13 +172,6 @@ def history_rows(stage: str, epoch: int, losses: list[float], seconds: float, de
     ]
 
 
-def hardware(device: str) -> str:
-    """What a stage was trained on, in words."""
-    return (
-        torch.cuda.get_device_name(device) if device.startswith("cuda") else f"CPU, {torch.get_num_threads()} threads"
-    )
-
-
 def export(stage: str, recipe: Recipe, model: nn.Module, out: Path, seed: int) -> None:
     """Write the encoder, and after pre-training the decoder, as float16 safetensors with the recipe as metadata."""
     metadata = {"stage": stage, "recipe": json.dumps(asdict(recipe)), "seed": str(seed)}
@@ -193,7 +186,8 @@ class Stage:
 
     def __init__(self, stage: str, recipe: Recipe, out: Path, data: str | None, device: str, seed: int):
         self.stage, self.recipe, self.device, self.seed = stage, recipe, device, seed
-        self.state = out / f"{stage}.state.pt"
+        self.state, cuda = out / f"{stage}.state.pt", device.startswith("cuda")
+        self.hardware = torch.cuda.get_device_name(device) if cuda else f"CPU, {torch.get_num_threads()} threads"
         torch.manual_seed(seed)
         self.model = build(stage, recipe, out).to(device)
         self.images, self.labels = self._split("train", data)
@@ -287,7 +281,7 @@ class Stage:
             before, self.seconds = time.monotonic(), self.seconds + time.monotonic() - before
             self.step = step + 1
             if self.step % self.steps == 0:
-                self.history += history_rows(self.stage, epoch, self.losses, self.seconds, hardware(self.device))
+                self.history += history_rows(self.stage, epoch, self.losses, self.seconds, self.hardware)
                 if self.stage != "pretrain":
                     self.history[-1]["top1_percent"] = accuracy(self.model, self.tests, self.test_labels)
                 print(f"{self.stage} {epoch + 1}/{recipe.epochs}: {self.history[-1]}", flush=True)
