@@ -69,7 +69,9 @@ def test_many_wrong_tensors_are_counted(tiny, tmp_path):
     path, model = tmp_path / "other.safetensors", tiny.models["mae_pretrained"]
     others = len(load_file(model.checkpoint)) - 3
     save_file({"weight": torch.zeros(2)}, path)
-    assert f'" and {others} more; Unexpected' in error_of(pointing_at(tiny, path))
+    assert "no patch embedding" in error_of(pointing_at(tiny, path))
+    save_file({"patch_embed.proj.weight": torch.zeros(24, 3, 8, 8)}, path)
+    assert f'" and {others - 1} more; correct' in error_of(pointing_at(tiny, path))
     told = error_of(pointing_at(tiny, model.checkpoint, arguments=model.arguments | {"embed_dim": 48}))
     assert told.count("size mismatch") == 3
     assert f" and {others} more; correct" in told

@@ -20,6 +20,7 @@ import pytest
 import torch
 import yaml
 from scipy.special import erf
+from timm.layers import resample_abs_pos_embed
 
 from mae_helpers.encoder.walk import classify, visible_patches, walk
 from mae_helpers.encoder.weights import CheckpointError, load_model
@@ -319,8 +320,7 @@ def refusal(profile, name):
         ("fine-tuned", {"norm.weight": (48,)}, ["Unexpected", '"norm.weight"']),
         ("fine-tuned", {"blocks.12.norm1.weight": (48,)}, ["Unexpected", '"blocks.12.norm1.weight"']),
         ("fine-tuned", {"head.weight": (9, 48)}, ["for head.weight:", "[9, 48]", "[7, 48]"]),
-        ("pretraining", {"pos_embed": (1, 26, 48)}, ["for pos_embed:", "[1, 26, 48]", "[1, 17, 48]"]),
-        ("pretraining", {"patch_embed.proj.weight": (48, 3, 4, 4)}, ["for patch_embed.proj.weight:", "[48, 3, 8, 8]"]),
+        ("pretraining", {"pos_embed": (1, 17, 24)}, ["for pos_embed:", "[1, 17, 24]", "[1, 17, 48]"]),
         ("with decoder", {"cls_token": None}, ["Missing", '"cls_token"']),
         ("with decoder", {"norm.bias": None}, ["Missing", '"norm.bias"']),
     ],
@@ -336,9 +336,23 @@ def test_the_one_tensor_that_does_not_fit_is_named(profile, path, layout, change
     assert message.endswith("; correct `arguments` in the profile")
 
 
+def test_patches_of_another_size_are_refused_and_not_resampled(profile, path):
+    save(drawn(LAYOUTS["pretraining"](SMALL) | {"patch_embed.proj.weight": (48, 3, 4, 4)}), path)
+    assert "its patches are (4, 4) pixels, the model's (8, 8)" in refusal(profile, "mae_pretrained")
+
+
+def test_positions_of_another_grid_are_resampled_as_timm_does_and_told(profile, path):
+    weights = drawn(LAYOUTS["pretraining"](SMALL) | {"pos_embed": (1, 26, 48)})
+    save(weights, path)
+    model = load_model(profile, "mae_pretrained")
+    expected = resample_abs_pos_embed(torch.from_numpy(weights["pos_embed"]), (4, 4))
+    assert torch.allclose(model.pos_embed, expected.float(), atol=1e-6)
+    assert model.loaded == ("positions resampled by timm from 26 to 17",)
+
+
 @pytest.mark.parametrize(
     ("layout", "name", "missing", "surplus"),
-    [("fine-tuned", "mae_pretrained", "norm", "head"), ("pretraining", "mae_finetuned", "fc_norm", "norm")],
+    [("fine-tuned", "mae_pretrained", "norm", "fc_norm"), ("pretraining", "mae_finetuned", "fc_norm", "norm")],
 )
 def test_one_layout_is_not_taken_for_the_other(profile, path, layout, name, missing, surplus):
     save(drawn(LAYOUTS[layout](SMALL)), path)

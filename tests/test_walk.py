@@ -66,9 +66,9 @@ def test_attention_and_head_outputs_fit_together(tiny_vit, tiny_images, fused, r
         assert attention.shape == (3, 4, length, length)
         assert heads.shape == (3, 4, length, 6)
         close(attention.sum(-1), torch.ones(3, 4, length))
-        values = state.qkv[..., 48:].reshape(3, length, 4, 6).transpose(1, 2)  # behind 24 of Q and 24 of K
+        values = state.by_head(state.computed_again(torch.eye(length))[1])
         close(attention @ values, heads)
-        close(state.block.attn.proj(heads.transpose(1, 2).flatten(2)).detach(), module_outputs[-1])
+        close(state.attn.proj(heads.transpose(1, 2).flatten(2)).detach(), module_outputs[-1])
 
 
 def test_walk_needs_no_gradients_and_leaves_the_callers_switch_and_model_alone(tiny_vit, tiny_images):

@@ -10,6 +10,8 @@ import sys
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -31,7 +33,7 @@ PREFERRED = ("teacher", "base_encoder")  # where one file holds two encoders
 BESIDE = re.compile(
     r"mask_token|decoder[._].*|pooler\..*|.*relative_position_index|masked_embed"
 )  # for pre-training alone
-HEAD = re.compile(r"head(_dist)?\..*|classifier\..*|fc_norm_head\..*")
+HEAD = re.compile(r"head(_dist)?\..*|classifier\..*")
 QKV = {"q": "query", "k": "key", "v": "value"}
 HUGGING_FACE = tuple(
     (re.compile(pattern), name)
@@ -87,16 +89,15 @@ def _names(keys: list[str]) -> str:
 
 def _prefix(weights: Mapping[str, Tensor]) -> str:
     """What stands before the encoder's own names; LayoutError where there is no encoder, or more than one."""
-    found = sorted({key.removesuffix(end) for end in PATCHES for key in weights if key.endswith(end)})
-    found = [one for one in found if one in ("", *[p for p in found if p.endswith(".")])]
-    chosen = [one for one in found if set(one.split(".")) & set(PREFERRED)] or found
-    if not chosen:
-        raise LayoutError(
-            f"no patch embedding ({' or '.join(PATCHES)}) among its {len(weights)} tensors: {_names(list(weights))}"
-        )
+    found = {key.removesuffix(end) for end in PATCHES for key in weights if key.endswith(end)}
+    found = {prefix for prefix in found if prefix == "" or prefix.endswith(".")}
+    if not found:
+        what = f"no patch embedding ({' or '.join(PATCHES)}) among its {len(weights)} tensors: {_names(list(weights))}"
+        raise LayoutError(f"not a Vision Transformer in a known layout: {what}")
+    chosen = {prefix for prefix in found if set(prefix.split(".")) & set(PREFERRED)} or found
     if len(chosen) > 1:
-        raise LayoutError(f"it holds {len(chosen)} encoders, {', '.join(chosen)}; save one of them alone")
-    return chosen[0]
+        raise LayoutError(f"it holds {len(chosen)} encoders, {', '.join(sorted(chosen))}; save one of them alone")
+    return chosen.pop()
 
 
 def _from_hugging_face(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -136,15 +137,49 @@ def translated(weights: Mapping[str, Tensor], model: nn.Module) -> Translated:
     own = {key: value for key, value in own.items() if key not in aside}
     if aside or outside:
         told.append(f"not used: {_names([*aside, *outside])}")
-    adapt = getattr(sys.modules[type(model).__module__], "checkpoint_filter_fn", None)
-    positions = own.get("pos_embed")
-    if adapt is not None:
-        own = adapt(own, model)
-    if (
-        (positions is not None
-        and "pos_embed" in own
-        and positions.shape[1] > 1 + own["pos_embed"].shape[1])
-        or (positions is not None and "pos_embed" in own and positions.shape[1] < own["pos_embed"].shape[1])
-    ):
-        told.append(f"positions resampled from {positions.shape[1]} to {own['pos_embed'].shape[1]} places by timm")
-    return Translated({key: value for key, value in own.items() if not BESIDE.fullmatch(key)}, tuple(told))
+    of_file, of_model = own[PATCHES[0]].shape[2:], model.patch_embed.proj.weight.shape[2:]
+    if own[PATCHES[0]].ndim == 4 and of_file != of_model:  # timm would resample them
+        raise LayoutError(
+            f"its patches are {tuple(of_file)} pixels, the model's {tuple(of_model)}; correct `arguments`"
+        )
+    places = own["pos_embed"].shape[1] if "pos_embed" in own else None
+    adapt = getattr(sys.modules[type(model).__module__], "checkpoint_filter_fn", dict)
+    own = {key: value for key, value in adapt(own, model).items() if not BESIDE.fullmatch(key)}
+    if places is not None and "pos_embed" in own and abs(own["pos_embed"].shape[1] - places) > 1:  # 1: CLS has none
+        told.append(f"positions resampled by timm from {places} to {own['pos_embed'].shape[1]}")
+    return Translated(own, tuple(told))
+
+
+def from_config(config: Mapping[str, Any]) -> tuple[str | None, dict[str, Any]]:
+    """The `model` and `arguments` of a profile that a folder's config.json stands for, Hugging Face's or timm's own.
+
+    LayoutError where it describes another kind of model.
+    """
+    if "architecture" in config:  # as timm saves it
+        return config["architecture"], {"num_classes": config.get("num_classes", 0)} | config.get("model_args", {})
+    kind = config.get("model_type")
+    if kind not in ("vit", "vit_mae", "dinov2", "dinov2_with_registers"):
+        raise LayoutError(
+            f"config.json describes a {kind!r}; vit, vit_mae, dinov2 and dinov2_with_registers are understood"
+        )
+    odd = {"hidden_act": config.get("hidden_act", "gelu"), "use_swiglu_ffn": config.get("use_swiglu_ffn", False)}
+    if odd != {"hidden_act": "gelu", "use_swiglu_ffn": False}:
+        raise LayoutError(f"config.json has {odd}; only GELU in a plain MLP is understood")
+    width = config["hidden_size"]
+    is_dino = kind.startswith("dinov2")
+    classifies = any("ForImageClassification" in name for name in config.get("architectures") or ()) and not is_dino
+    registers = config.get("num_register_tokens", 4) if kind == "dinov2_with_registers" else 0
+    return None, {
+        "img_size": config["image_size"],
+        "patch_size": config["patch_size"],
+        "embed_dim": width,
+        "depth": config["num_hidden_layers"],
+        "num_heads": config["num_attention_heads"],
+        "mlp_ratio": config.get("mlp_ratio", 4) if is_dino else config["intermediate_size"] / width,
+        "qkv_bias": config.get("qkv_bias", True),
+        "num_classes": len(config.get("id2label") or [0, 1]) if classifies else 0,  # two is Hugging Face's default
+        "norm_layer": partial(nn.LayerNorm, eps=config.get("layer_norm_eps", 1e-6 if is_dino else 1e-12)),
+        "init_values": 1.0 if is_dino else None,
+        "reg_tokens": registers,
+        "no_embed_class": registers > 0,
+    }

@@ -2,6 +2,7 @@
 
 import argparse
 import hashlib
+import json
 import re
 import zipfile
 from collections.abc import Mapping
@@ -10,17 +11,17 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import load_file
-from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from mae_helpers.encoder.decoder import Decoder
 from mae_helpers.encoder.downloads import cached, download, from_hub, timm_settings
-from mae_helpers.encoder.vit import CheckpointError, architecture, check_heads, in_short
+from mae_helpers.encoder.layouts import WRAPPERS, LayoutError, from_config, translated, unwrapped
+from mae_helpers.encoder.vit import KINDS, CheckpointError, architecture, check_heads, in_short
 from mae_helpers.profile.parameters import shown
 from mae_helpers.profile.settings import Model, Profile
 
 WEIGHTS = Path(__file__).parents[1] / "demo" / "weights"
-DECODER_KEYS = ("mask_token", "decoder_")  # what the official pre-training checkpoint holds beside the encoder
+FILES = ("model.safetensors", "pytorch_model.bin")  # what Hugging Face calls the weights in a folder
 UNPACKED = 10  # times its size on the disk: how much a file may unpack to
 NAMED = 3  # keys of each kind of trouble that a message names; the others are counted
 
@@ -28,9 +29,12 @@ NAMED = 3  # keys of each kind of trouble that a message names; the others are c
 def checkpoint_path(model: Model) -> Path:
     """Where a model's weights lie, there yet or not: the file `checkpoint` first, then the one behind `url` in the cache.
 
-    `bundled:` names are the project's own. Weights of timm's own are found by `fetched` alone.
+    `bundled:` names are the project's own; a folder is one of Hugging Face's, with config.json beside the weights. Weights
+    of timm's own are found by `fetched` alone.
     """
     name = model.checkpoint or ""
+    if name and Path(name).is_dir():
+        return next((path for file in FILES if (path := Path(name) / file).is_file()), Path(name) / FILES[0])
     if name.startswith("bundled:"):
         return WEIGHTS / name.removeprefix("bundled:")
     if model.url and not Path(name).is_file():
@@ -97,10 +101,24 @@ def verify(path: Path, expected: str | None) -> None:
         raise CheckpointError(f"{path}: {kind} is {found}, expected {digest}...; fetch the file again")
 
 
-def read_weights(path: Path) -> dict[str, Tensor]:
-    """The tensors of a .safetensors file or of a pickle, flat or in the official `{"model": ..., "args": Namespace}`.
+def described(model: Model) -> Model:
+    """A model with what the config.json in its checkpoint's folder says of it, where that is a folder."""
+    if not model.checkpoint or not Path(model.checkpoint).is_dir():
+        return model
+    path = Path(model.checkpoint) / "config.json"
+    try:
+        name, arguments = from_config(json.loads(path.read_text()))
+    except (OSError, ValueError, KeyError) as error:
+        raise CheckpointError(
+            f"{path}: {type(error).__name__}: {in_short(error)}; give `checkpoint` as a file"
+        ) from error
+    return model.model_copy(update={"model": model.model or name, "arguments": arguments | model.arguments})
 
-    No other class is allowed in a pickle.
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """The tensors of a .safetensors file or of a pickle, flat or wrapped as training code saves them (`layouts.WRAPPERS`).
+
+    No other class than `Namespace`, which MAE's code saves beside them, is allowed in a pickle.
     """
     try:
         if path.suffix == ".safetensors":
@@ -109,7 +127,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
             _check_archive(path)
             with torch.serialization.safe_globals([argparse.Namespace]):
                 weights = torch.load(path, map_location="cpu", weights_only=True)
-            weights = weights.get("model", weights) if isinstance(weights, Mapping) else weights
+            weights = unwrapped(weights)[0]
     except Exception as error:  # each reader has exceptions of its own; the cause stays attached
         raise CheckpointError(
             f"{path}: not a readable checkpoint ({type(error).__name__}: {in_short(error)}); fetch it again from its source"
@@ -117,7 +135,9 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     pairs = weights.items() if isinstance(weights, Mapping) else [(None, weights)]
     odd = [f"{shown(k)}: {type(v).__name__}" for k, v in pairs if not (isinstance(k, str) and isinstance(v, Tensor))]
     if odd:
-        raise CheckpointError(f"{path}: {_few(odd, ', ')} found; expected tensors by name, flat or under 'model'")
+        raise CheckpointError(
+            f"{path}: {_few(odd, ', ')} found; expected tensors by name, flat or under one of {', '.join(WRAPPERS)}"
+        )
     for key, value in weights.items():
         if value.layout != torch.strided or value.is_meta or value.is_quantized or value.is_complex():
             what = "is quantised, sparse, complex or empty of data; save it as a plain tensor"
@@ -139,18 +159,20 @@ def _few(parts: list[str], between: str) -> str:
     return between.join(parts[:NAMED]) + more
 
 
-def load_strictly(module: nn.Module, path: Path) -> None:
-    """Copy a file's weights into a module, but for an official decoder's beside them; each becomes what the module has.
+def load_strictly(module: nn.Module, path: Path) -> tuple[str, ...]:
+    """Copy a file's weights into a module, a Vision Transformer's from any known layout; what that took, a phrase each.
 
     CheckpointError in PyTorch's own words where a tensor is missing, surplus or misfits, and where a number is not
     finite: it would make every result NaN.
     """
-    expected, lines = module.state_dict(), []
-    weights = {
-        key if key in expected else shown(key)[1:-1]: value
-        for key, value in read_weights(path).items()
-        if key in expected or not key.startswith(DECODER_KEYS)
-    }
+    expected, lines, weights, how = module.state_dict(), [], read_weights(path), ()
+    if isinstance(module, KINDS):
+        try:
+            found = translated(weights, module)
+        except LayoutError as error:
+            raise CheckpointError(f"{path}: {error}") from error
+        weights, how = found.weights, found.told
+    weights = {key if key in expected else shown(key)[1:-1]: value for key, value in weights.items()}
     try:
         module.load_state_dict(weights)
     except RuntimeError as error:  # a line of missing keys, one of surplus keys, and one for each wrong shape
@@ -169,6 +191,7 @@ def load_strictly(module: nn.Module, path: Path) -> None:
         if strange := int((~value.isfinite()).sum()):
             trouble = f"{key} has {strange} numbers that are NaN or infinite in float32; fetch or train it again"
             raise CheckpointError(f"{path}: {trouble}")
+    return how
 
 
 def settings_of(profile: Profile, name: str) -> Model:
@@ -181,28 +204,35 @@ def settings_of(profile: Profile, name: str) -> Model:
 
 
 def normalisation(model: Model) -> tuple[list[float] | None, list[float] | None]:
-    """A model's own mean and deviation a channel: as the profile says, or timm's for weights of its own, or None."""
+    """A model's own mean and deviation a channel: as the profile says, or its checkpoint's folder, or timm of its own."""
+    beside = Path(model.checkpoint or "", "preprocessor_config.json")
+    if model.checkpoint and beside.is_file():
+        known = json.loads(beside.read_text())
+        return model.mean or known.get("image_mean"), model.std or known.get("image_std")
     if not model.model or "." not in model.model:
         return model.mean, model.std
     known = timm_settings(model.model)
     return model.mean or list(known.mean), model.std or list(known.std)
 
 
-def load_model(profile: Profile, name: str, device: torch.device | str = "cpu") -> VisionTransformer:
-    """The profile's model `name` with its weights, ready to be read: float32, in evaluation mode, each block as assumed."""
-    model = settings_of(profile, name)
+def load_model(profile: Profile, name: str, device: torch.device | str = "cpu") -> nn.Module:
+    """The profile's model `name` with its weights, ready to be read: float32, in evaluation mode, each block as assumed.
+
+    Its attribute `loaded` says how its checkpoint was read, a phrase each.
+    """
+    model = described(settings_of(profile, name))
     vit = architecture(model, profile.input.size).eval()
-    load_strictly(vit, fetched(model))
+    vit.loaded = load_strictly(vit, fetched(model))
     check_heads(vit, f"{profile.path}: models.{name}, {model.model or 'VisionTransformer'}")
     return vit.to(device)
 
 
-def random_model(profile: Profile, name: str, device: torch.device | str = "cpu", seed: int = 0) -> VisionTransformer:
+def random_model(profile: Profile, name: str, device: torch.device | str = "cpu", seed: int = 0) -> nn.Module:
     """The control of Section IV-A: the architecture of `name` with timm's random initialisation and its positions."""
     with torch.random.fork_rng():
         trained = load_model(profile, name)
         torch.manual_seed(seed)
-        vit = architecture(profile.models[name])
+        vit = architecture(described(profile.models[name]))
     vit.pos_embed = trained.pos_embed
     return vit.eval().to(device)
 
