@@ -61,14 +61,14 @@ def test_attention_and_head_outputs_fit_together(tiny_vit, tiny_images, fused, r
         block.attn.register_forward_hook(lambda _, __, output: module_outputs.append(output))
     visible = visible_patches(tiny_images.ids[:3], PATCHES, ratio, seed=0)
     for state in walk(tiny_vit, tiny_images.tensor(range(3)), visible):
-        attention, heads = state.attention(), state.head_outputs()
+        output, attention, heads = module_outputs[-1], state.attention(), state.head_outputs()
         length = 1 + (PATCHES if visible is None else visible.shape[1])
         assert attention.shape == (3, 4, length, length)
         assert heads.shape == (3, 4, length, 6)
         close(attention.sum(-1), torch.ones(3, 4, length))
         values = state.by_head(state.computed_again(torch.eye(length))[1])
         close(attention @ values, heads)
-        close(state.attn.proj(heads.transpose(1, 2).flatten(2)).detach(), module_outputs[-1])
+        close(state.attn.proj(heads.transpose(1, 2).flatten(2)).detach(), output)
 
 
 def test_walk_needs_no_gradients_and_leaves_the_callers_switch_and_model_alone(tiny_vit, tiny_images):
