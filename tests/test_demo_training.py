@@ -15,7 +15,7 @@ from timm.utils import random_seed
 from mae_helpers.demo import train as training
 from mae_helpers.demo.data import enlarge, find_folder, load_split, random_crop_and_flip, read_idx, to_rgb
 from mae_helpers.demo.model import demo_vit, masked_loss
-from mae_helpers.demo.train import MODEL_NAMES, RECIPES, Recipe, Stage, build, random_patches, train
+from mae_helpers.demo.train import MODEL_NAMES, RECIPES, Recipe, Stage, random_patches, train
 from mae_helpers.encoder.decoder import patchify
 from mae_helpers.images.sets import DEMO_FILE, first_images
 from mae_helpers.profile.settings import load_profile
@@ -70,62 +70,47 @@ def test_training_sees_images_as_the_book_does():
     torch.testing.assert_close(to_rgb(torch.from_numpy(enlarge(small))), images.tensor([0, 1]))
 
 
-def images_and_generator(seed):
-    return torch.rand(8, 3, 56, 56, generator=torch.Generator().manual_seed(9)), torch.Generator().manual_seed(seed)
+def seeded(seed):
+    return torch.Generator().manual_seed(seed)
 
 
-def test_crops_keep_the_shape_and_are_seeded():
-    first, same, other = (random_crop_and_flip(*images_and_generator(seed)) for seed in (1, 1, 2))
+@pytest.fixture
+def images():
+    return torch.rand(8, 3, 56, 56, generator=seeded(9))
+
+
+def test_crops_keep_the_shape_and_are_seeded(images):
+    first, same, other = (random_crop_and_flip(images, seeded(seed)) for seed in (1, 1, 2))
     assert first.shape == (8, 3, 56, 56)
     assert torch.equal(first, same)
     assert not torch.allclose(first, other)
 
 
-def test_a_crop_of_the_whole_is_the_image_or_its_mirror():
-    images, generator = images_and_generator(1)
+def test_a_crop_of_the_whole_is_the_image_or_its_mirror(images):
+    generator = seeded(1)
     for found, image in zip(random_crop_and_flip(images, generator, smallest=1.0), images, strict=True):
         mirrored = image.flip(-1)
         nearest = mirrored if (found - mirrored).abs().max() < (found - image).abs().max() else image
         torch.testing.assert_close(found, nearest, atol=1e-4, rtol=0)
 
 
-def test_half_of_the_crops_are_mirrored():
-    ramp = torch.linspace(0, 1, 16).expand(400, 1, 16, 16)
-    found = random_crop_and_flip(ramp, torch.Generator().manual_seed(0))
-    mirrored = (found[:, 0, 8, 0] > found[:, 0, 8, -1]).float().mean()
-    assert 0.4 < mirrored < 0.6
-
-
-def test_a_crop_stays_inside_the_image():
+def test_half_of_the_crops_are_mirrored_and_all_stay_inside_the_image():
     ramp = torch.arange(56.0).expand(400, 1, 56, 56)
-    found = random_crop_and_flip(ramp, torch.Generator().manual_seed(0))
-    spans = found[:, 0, 28].amax(1) - found[:, 0, 28].amin(1)
+    rows = random_crop_and_flip(ramp, seeded(0))[:, 0, 28]
+    assert 0.4 < (rows[:, 0] > rows[:, -1]).float().mean() < 0.6
+    spans = rows.amax(1) - rows.amin(1)
     assert spans.min() > 0.8 * 55 - 1
     assert spans.max() < 56
 
 
-@pytest.fixture
-def loss_case():
-    images, generator = images_and_generator(3)
+def test_the_loss_is_that_of_masked_patches_against_their_own_normalised_pixels(images):
     target = patchify(images)
     target = (target - target.mean(-1, keepdim=True)) / target.std(-1, keepdim=True)
-    return images, target, random_patches(8, 0.25, generator)
-
-
-def test_loss_of_a_perfect_prediction_is_zero(loss_case):
-    images, target, visible = loss_case
+    visible = random_patches(8, 0.25, seeded(3))
+    index = visible.unsqueeze(-1).expand(-1, -1, 48)
     assert masked_loss(target, images, visible) < 1e-8
     assert masked_loss(patchify(images), images, visible) > 0.1, "raw pixels are not what is to be predicted"
-
-
-def test_loss_ignores_visible_patches(loss_case):
-    images, target, visible = loss_case
-    index = visible.unsqueeze(-1).expand(-1, -1, 48)
-    assert masked_loss(target.scatter(1, index, 1e3), images, visible) < 1e-8
-
-
-def test_loss_by_hand(loss_case):
-    images, target, visible = loss_case
+    assert masked_loss(target.scatter(1, index, 1e3), images, visible) < 1e-8, "visible patches do not count"
     assert masked_loss(target + 2, images, visible).item() == pytest.approx(4, rel=1e-4)
     hidden = next(patch for patch in range(196) if patch not in visible[0])
     target[0, hidden] += 3
@@ -133,7 +118,7 @@ def test_loss_by_hand(loss_case):
 
 
 def test_random_patches_are_permutations_of_the_right_length():
-    generator = torch.Generator().manual_seed(0)
+    generator = seeded(0)
     kept = random_patches(5, 0.25, generator)
     assert kept.shape == (5, 49)
     assert all(len(set(row)) == 49 for row in kept.tolist())
@@ -161,10 +146,10 @@ def test_the_four_classifiers_differ_in_their_start_and_augmentation_alone(devic
 
 def test_official_batches_are_erased_mixed_and_seeded():
     images, labels = torch.full((64, 56, 56), 200, dtype=torch.uint8), torch.arange(64) % 10
-    batches, made = training.official_batches(0.1), []
+    made = []
     for seed in (1, 1, 2):
         random_seed(seed, 0)
-        made.append(batches(images, labels))
+        made.append(training.official_batch(images, labels, 0.1))
     (pixels, targets), (same, same_targets), (other, _) = made
     assert pixels.shape == (64, 3, 56, 56)
     assert torch.equal(pixels, same)
@@ -179,7 +164,7 @@ def test_official_batches_are_erased_mixed_and_seeded():
 def test_plain_batches_are_crops_with_smoothed_labels():
     torch.manual_seed(0)
     images, labels = torch.full((4, 56, 56), 200, dtype=torch.uint8), torch.tensor([0, 1, 2, 9])
-    pixels, targets = training.plain_batches(0.1)(images, labels)
+    pixels, targets = training.plain_batch(images, labels, 0.1)
     torch.testing.assert_close(pixels, to_rgb(images).contiguous())
     torch.testing.assert_close(targets[3], torch.tensor([0.01] * 9 + [0.91]))
 
@@ -200,17 +185,15 @@ def test_an_interrupted_run_ends_with_the_same_weights(tmp_path, data, monkeypat
         if stage != "pretrain":
             shutil.copy(pretrained, folder)
     train(stage, recipe, whole, data, "cpu", seed=0)
-    step = Stage.train_step
+    interrupted = Stage(stage, recipe, resumed, data, "cpu", seed=0)
 
-    def killed(self, index):
-        if self.step == killed_after:
+    def end(model, _):
+        if interrupted.step == killed_after and model.training:
             raise Killed
-        return step(self, index)
 
-    with monkeypatch.context() as patch:
-        patch.setattr(Stage, "train_step", killed)
-        with pytest.raises(Killed):
-            train(stage, recipe, resumed, data, "cpu", seed=0)
+    interrupted.model.register_forward_pre_hook(end)
+    with pytest.raises(Killed):
+        interrupted.run()
     assert not (resumed / f"{MODEL_NAMES[stage]}.safetensors").exists()
     train(stage, recipe, resumed, data, "cpu", seed=0)
     for name in (MODEL_NAMES[stage], *(["mae_decoder"] if stage == "pretrain" else [])):
@@ -253,7 +236,7 @@ def test_a_finished_stage_is_not_touched_and_fine_tuning_starts_from_it(tmp_path
         train("pretrain", ONCE, tmp_path, data, "cpu", seed=0)
     assert final.read_bytes() == before
 
-    start, weights = build("finetune", ONCE, tmp_path).encoder.state_dict(), load_file(final)
+    start, weights = training.build("finetune", ONCE, tmp_path).encoder.state_dict(), load_file(final)
     shared = set(start) & set(weights)
     assert set(start) - shared == {"fc_norm.weight", "fc_norm.bias", "head.weight", "head.bias"}
     assert all(torch.equal(start[key], weights[key].float()) for key in shared)

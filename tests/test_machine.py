@@ -34,9 +34,8 @@ def statistics(model):
 class OutOfMemory:
     """A statistic that has no room for more than `room` images at a time, and counts how often it was told that."""
 
-    def __init__(self, room, layer=1, refused=None):
-        self.room, self.layer, self.told = room, layer, []
-        self.refused = [] if refused is None else refused
+    def __init__(self, room, layer=1):
+        self.room, self.layer, self.refused = room, layer, []
 
     def add(self, state, rows):
         if len(rows) > self.room and state.layer == self.layer:
@@ -48,8 +47,8 @@ class OutOfMemory:
     def result(self):
         return np.array(self.told)
 
-    def fresh(self):
-        return OutOfMemory(self.room, self.layer, self.refused)
+    def begin(self, images):
+        self.told = []
 
 
 @pytest.mark.parametrize("layer", [1, 3], ids=["first layer", "middle of the pass"])

@@ -36,7 +36,6 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 import mae_helpers
-from mae_helpers.encoder.downloads import DownloadError
 from mae_helpers.encoder.weights import CheckpointError, load_model
 from mae_helpers.images.decoded import decoded
 from mae_helpers.images.pixels import ImageError
@@ -48,7 +47,7 @@ from mae_helpers.run import notebooks
 from mae_helpers.run.notebooks import NotebookError
 
 OURS = Path(mae_helpers.__file__).parent
-ERRORS = (ProfileError, ImageError, CheckpointError, NotebookError, DownloadError, ValueError)
+ERRORS = (ProfileError, ImageError, CheckpointError, NotebookError, ValueError)
 LINES, LENGTH = 6, 3000  # a few lines: the largest part are paths of temporary folders
 
 

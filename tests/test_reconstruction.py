@@ -28,14 +28,12 @@ def test_hide_patches_by_hand():
     for image, expected in zip(shown, (upper_right, lower_left), strict=True):
         for channel in image:
             assert channel.tolist() == expected
+    assert (hide_patches(noise(1, 3, 4, 4), torch.tensor([[0, 3]]), 2) == 0).sum() == 3 * 8, (
+        "the mean colour by default"
+    )
 
 
-def test_hide_patches_fills_with_the_mean_colour_by_default():
-    shown = hide_patches(noise(1, 3, 4, 4), torch.tensor([[0, 3]]), patch_size=2)
-    assert (shown == 0).sum() == 3 * 8
-
-
-def test_patches_are_cut_row_by_row_and_pixels_in_row_column_channel_order():
+def test_patches_are_cut_row_by_row_with_pixels_in_row_column_channel_order_and_put_back():
     rows, columns = torch.meshgrid(torch.arange(56), torch.arange(56), indexing="ij")
     image = torch.stack([rows, columns, torch.full_like(rows, 7)]).unsqueeze(0)
     patches = patchify(image)
@@ -43,9 +41,6 @@ def test_patches_are_cut_row_by_row_and_pixels_in_row_column_channel_order():
     assert patches[0, 1 * 14 + 2, :3].tolist() == [4, 8, 7], "second row of patches, third column"
     assert patches[0, 1 * 14 + 2, 3:6].tolist() == [4, 9, 7], "the next pixel of that row"
     assert patches[0, 1 * 14 + 2, 12:15].tolist() == [5, 8, 7], "the first pixel of the next row"
-
-
-def test_unpatchify_is_the_inverse_of_patchify():
     images = noise(2, 3, 56, 56)
     assert torch.equal(unpatchify(patchify(images)), images)
 

@@ -5,6 +5,7 @@ import timm
 import torch
 from conftest import TINY, make_vit
 from safetensors.torch import save_file
+from timm.models.vision_transformer import ParallelScalingBlock, ParallelThingsBlock
 
 from mae_helpers.encoder.vit import CheckpointError, architecture, check_heads
 from mae_helpers.encoder.weights import load_model
@@ -16,14 +17,6 @@ SMALL = {"img_size": 32, "patch_size": 8, "embed_dim": 24, "num_heads": 4, "dept
 class Gated(timm.layers.Attention):
     def __init__(self, dim, **arguments):
         super().__init__(dim, gated=True, **arguments)
-
-
-def told_of(arguments, model=None):
-    vit = architecture(Model(checkpoint="mine", model=model, arguments=arguments)).eval()
-    with pytest.raises(CheckpointError) as caught:
-        check_heads(vit, "own.yaml: models.mine")
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
 
 
 @pytest.mark.parametrize("fused", [True, False])
@@ -50,19 +43,26 @@ def test_blocks_of_plain_softmax_attention_pass(arguments, fused):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "kind"),
+    ("arguments", "model", "told"),
     [
-        ({"attn_layer": "diff"}, "Block with DiffAttention"),
-        ({"attn_layer": Gated}, "Block with Gated"),
-        ({"scale_attn_norm": True}, "Block with Attention"),
+        ({"attn_layer": "diff"}, None, "a Block with DiffAttention: "),
+        ({"attn_layer": Gated}, None, "a Block with Gated: "),
+        ({"scale_attn_norm": True}, None, "a Block with Attention: "),
+        ({"block_fn": ParallelThingsBlock}, None, "a ParallelThingsBlock with NoneType: it cannot be read (Attr"),
+        ({"block_fn": ParallelScalingBlock}, None, "a ParallelScalingBlock with NoneType: it cannot be read (Attr"),
+        ({}, "vit_small_patch16_18x2_224", "a ParallelThingsBlock with NoneType: it cannot be read"),
     ],
-    ids=["differential", "gated", "normalised"],
+    ids=["differential", "gated", "normalised", "parallel", "parallel and scaled", "timm's own parallel"],
 )
-def test_heads_that_are_not_a_v_are_refused_by_name(arguments, kind):
-    told = told_of(SMALL | arguments)
-    assert told.startswith(f"own.yaml: models.mine: block 1, a {kind}: ")
-    assert "not A V of its own Q, K and V" in told or "cannot be read" in told
-    assert told.endswith(("use a model with plain softmax attention", "use one of timm's usual blocks"))
+def test_heads_that_are_not_a_v_are_refused_by_name(arguments, model, told):
+    vit = architecture(Model(checkpoint="mine", model=model, arguments=SMALL | arguments)).eval()
+    with pytest.raises(CheckpointError) as caught:
+        check_heads(vit, "own.yaml: models.mine")
+    message = str(caught.value)
+    assert message.startswith(f"own.yaml: models.mine: block 1, {told}")
+    assert "not A V of its own Q, K and V" in message or "cannot be read" in message
+    assert message.endswith(("use a model with plain softmax attention", "use one of timm's usual blocks"))
+    assert "\n" not in message
 
 
 def test_the_one_block_that_differs_is_named():
@@ -71,17 +71,6 @@ def test_the_one_block_that_differs_is_named():
     vit.blocks[2].attn.fused_attn = True  # which scales by itself
     with pytest.raises(CheckpointError, match=r"tiny: block 3, a Block with Attention: .* up to .* apart, where A V"):
         check_heads(vit, "tiny")
-
-
-@pytest.mark.parametrize("block", ["ParallelThingsBlock", "ParallelScalingBlock"])
-def test_blocks_without_attn_are_refused_by_name(block):
-    told = told_of(SMALL | {"block_fn": getattr(timm.models.vision_transformer, block)})
-    assert f"block 1, a {block} with NoneType: it cannot be read (AttributeError" in told
-
-
-def test_timms_model_of_parallel_blocks_is_refused():
-    small = {"img_size": 32, "embed_dim": 24, "num_heads": 4, "depth": 2}
-    assert "ParallelThingsBlock" in told_of(small, "vit_small_patch16_18x2_224")
 
 
 def test_heads_that_are_not_finite_are_told():

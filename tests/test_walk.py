@@ -5,7 +5,7 @@ import pytest
 import torch
 from conftest import make_vit
 
-from mae_helpers.encoder.walk import classify, cls_token, embed, mean_patch, patch_tokens, visible_patches, walk
+from mae_helpers.encoder.walk import classify, cls_token, mean_patch, patch_tokens, visible_patches, walk
 
 PATCHES = 16
 IDS = [f"image-{number}" for number in range(6)]
@@ -45,17 +45,11 @@ def test_unmasked_walk_agrees_with_timm(tiny_vit, tiny_images, fused):
     assert not torch.allclose(states[-1].tokens, features, atol=0.1), "the last layer must come before the norm"
 
 
-def test_attention_agrees_with_timms_own_map_and_is_formed_once(tiny_vit, tiny_images):
-    maps = []
-    set_fused(tiny_vit, False)
-    for block in tiny_vit.blocks:  # unfused attention hands its softmax to this dropout
-        block.attn.attn_drop.register_forward_pre_hook(lambda _, inputs: maps.append(inputs[0]))
+def test_attention_is_formed_once(tiny_vit, tiny_images):
     for state in walk(tiny_vit, tiny_images.tensor([0, 1])):
-        close(state.attention(), maps[-1])
         assert state.attention() is state.attention()
         assert state.mean_attention() is state.mean_attention()
         assert torch.equal(state.mean_attention(), state.attention().mean(1))
-    assert len(maps) == 4
 
 
 @both_kinds_of_attention
@@ -77,18 +71,15 @@ def test_attention_and_head_outputs_fit_together(tiny_vit, tiny_images, fused, r
         close(state.block.attn.proj(heads.transpose(1, 2).flatten(2)).detach(), module_outputs[-1])
 
 
-def test_walk_needs_no_gradients_and_leaves_the_callers_switch_and_model_alone(tiny_vit, tiny_images, monkeypatch):
+def test_walk_needs_no_gradients_and_leaves_the_callers_switch_and_model_alone(tiny_vit, tiny_images):
     for model in (tiny_vit, make_vit(0, qk_norm=True)):  # norms of Q and K have weights of their own
         for state in walk(model, tiny_images.tensor([0])):
             assert not any(each.requires_grad for each in (state.tokens, state.attention(), state.head_outputs()))
             assert torch.is_grad_enabled()
         assert hooks_on(model) == 0
 
-    def fail(_):
-        raise RuntimeError("block failed")
-
-    monkeypatch.setattr(tiny_vit.blocks[1].mlp, "forward", fail)
-    with pytest.raises(RuntimeError, match="block failed"):
+    tiny_vit.blocks[1].mlp = torch.nn.Linear(3, 3)
+    with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
         list(walk(tiny_vit, tiny_images.tensor([0])))
     assert hooks_on(tiny_vit) == 0
 
@@ -108,20 +99,13 @@ def test_masking_is_uniform_over_patches():
     assert np.all(np.abs(counts - 1000) < 140), "5 standard deviations of a binomial count"
 
 
-def test_a_mask_depends_on_id_seed_and_draw_alone():
-    together = visible_patches(IDS, PATCHES, 0.75, seed=3, draw=2)
-    backwards = visible_patches(IDS[::-1], PATCHES, 0.75, seed=3, draw=2)
-    alone = [visible_patches([name], PATCHES, 0.75, seed=3, draw=2)[0] for name in IDS]
-    assert torch.equal(together, torch.stack(alone))
-    assert torch.equal(together, backwards.flip(0))
-
-
-def test_other_ids_seeds_and_draws_give_other_masks():
-    first = visible_patches(IDS, 196, 0.75, seed=0)
-    assert not torch.equal(first, visible_patches(IDS, 196, 0.75, seed=1))
-    assert not torch.equal(first, visible_patches(IDS, 196, 0.75, seed=0, draw=1))
-    assert not torch.equal(visible_patches(IDS, 196, 0.75, 1, 0), visible_patches(IDS, 196, 0.75, 0, 1))
-    assert len({tuple(row) for row in first.tolist()}) == len(IDS)
+def test_a_mask_depends_on_id_seed_and_draw_and_on_nothing_else():
+    first = visible_patches(IDS, 196, 0.75, seed=3, draw=2)
+    alone = [visible_patches([name], 196, 0.75, seed=3, draw=2)[0] for name in IDS]
+    assert torch.equal(first, torch.stack(alone))
+    assert torch.equal(first, visible_patches(IDS[::-1], 196, 0.75, seed=3, draw=2).flip(0))
+    others = [visible_patches(IDS, 196, 0.75, *chance) for chance in [(3, 0), (2, 2), (2, 3), (0, 2)]]
+    assert len({tuple(row) for masks in (first, *others) for row in masks.tolist()}) == 5 * len(IDS)
 
 
 def test_ratio_zero_masks_nothing_and_one_outside_its_range_is_an_error():
@@ -129,16 +113,6 @@ def test_ratio_zero_masks_nothing_and_one_outside_its_range_is_an_error():
     for ratio in (-0.1, 1, 1.5, 75):
         with pytest.raises(ValueError, match=f"ratio {ratio}"):
             visible_patches(IDS, PATCHES, ratio, seed=0)
-
-
-@torch.no_grad()
-def test_masked_embedding_is_the_full_embedding_with_cls_and_patches_picked(tiny_vit, tiny_images):
-    batch = tiny_images.tensor(range(3))
-    full = embed(tiny_vit, batch)
-    for draw in range(20):
-        visible = visible_patches(tiny_images.ids[:3], PATCHES, 0.75, seed=0, draw=draw)
-        picked = [tokens[[0, *(1 + kept).tolist()]] for tokens, kept in zip(full, visible, strict=True)]
-        close(embed(tiny_vit, batch, visible), torch.stack(picked))
 
 
 @pytest.mark.parametrize("pool", ["avg", "token"])

@@ -1,5 +1,1 @@
 """How the bundled demo came to be: its 500 images, its three small models, and the recipe that trained them."""
-
-from pathlib import Path
-
-WEIGHTS = Path(__file__).parent / "weights"

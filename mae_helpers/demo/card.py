@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import pandas as pd
 from safetensors import safe_open
 
-from mae_helpers.demo import WEIGHTS
+from mae_helpers.encoder.weights import WEIGHTS
 
 FLOORS = {  # what the demo's models should reach on the test images before they are called well trained
     "fine-tuned MAE, top-1": ("mae_finetuned_top1_percent", 92.0),

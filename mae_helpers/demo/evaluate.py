@@ -18,11 +18,10 @@ from sklearn.preprocessing import StandardScaler
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
-from mae_helpers.demo import WEIGHTS
 from mae_helpers.demo.data import CLASSES, enlarge, load_split, to_rgb
 from mae_helpers.demo.train import MODEL_NAMES
 from mae_helpers.encoder.walk import mean_patch, walk
-from mae_helpers.encoder.weights import load_model
+from mae_helpers.encoder.weights import WEIGHTS, load_model
 from mae_helpers.profile.files import write_whole
 from mae_helpers.profile.machine import pick_device
 from mae_helpers.profile.progress import progress

@@ -9,8 +9,8 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +18,7 @@ import pandas as pd
 import timm.layers
 import torch
 from PIL import Image, ImageOps
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from timm.data import Mixup, auto_augment, create_transform
 from timm.loss import SoftTargetCrossEntropy
 from timm.optim import create_optimizer_v2
@@ -29,6 +29,7 @@ from tqdm import tqdm
 
 from mae_helpers.demo.data import MEAN, STD, enlarge, load_split, random_crop_and_flip, to_rgb
 from mae_helpers.demo.model import GRID, IMAGE_SIZE, MaskedAutoencoder, PatchDroppingClassifier, masked_loss
+from mae_helpers.profile.files import write_whole
 
 MODEL_NAMES = {
     "pretrain": "mae_pretrained",
@@ -40,6 +41,7 @@ MODEL_NAMES = {
 MONITORED = 1000  # test images behind the accuracy of each epoch; the card's accuracies are those of evaluate.py
 CHUNK = {"cpu": 64, "cuda": 4096}  # images whose gradients are computed at a time: on a CPU, what its caches take
 SAVED_EVERY = 300  # seconds
+PROGRESS = ("step", "seconds", "losses", "history")  # of a stage, beside its weights and its optimizer
 
 
 @dataclass(frozen=True)
@@ -108,9 +110,9 @@ def posterize(image: Image.Image, bits: int, **_) -> Image.Image:
 auto_augment.NAME_TO_OP["PosterizeIncreasing"] = posterize
 
 
-def official_batches(smoothing: float) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]:
+def official_batch(images: Tensor, labels: Tensor, smoothing: float) -> tuple[Tensor, Tensor]:
     """MAE's fine-tuning augmentations by timm: byte images (B, 56, 56), labels (B,) -> (B, 3, 56, 56), targets (B, 10)."""
-    transform = create_transform(
+    augment = create_transform(
         IMAGE_SIZE,
         is_training=True,
         color_jitter=None,
@@ -122,22 +124,14 @@ def official_batches(smoothing: float) -> Callable[[Tensor, Tensor], tuple[Tenso
         std=(STD,) * 3,
     )
     mixup = Mixup(mixup_alpha=0.8, cutmix_alpha=1.0, switch_prob=0.5, label_smoothing=smoothing, num_classes=10)
-
-    def batch(images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        pictures = [transform(Image.fromarray(image).convert("RGB")) for image in images.cpu().numpy()]
-        return mixup(torch.stack(pictures).to(images.device), labels)
-
-    return batch
+    augmented = [augment(Image.fromarray(image).convert("RGB")) for image in images.cpu().numpy()]
+    return mixup(torch.stack(augmented).to(images.device), labels)
 
 
-def plain_batches(smoothing: float) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]:
+def plain_batch(images: Tensor, labels: Tensor, smoothing: float) -> tuple[Tensor, Tensor]:
     """The same with crops of 80 to 100 % of the side and mirroring alone."""
-
-    def batch(images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        targets = nn.functional.one_hot(labels, 10) * (1 - smoothing) + smoothing / 10
-        return random_crop_and_flip(to_rgb(images), torch.default_generator), targets
-
-    return batch
+    targets = nn.functional.one_hot(labels, 10) * (1 - smoothing) + smoothing / 10
+    return random_crop_and_flip(to_rgb(images), torch.default_generator), targets
 
 
 def build(stage: str, recipe: Recipe, out: Path) -> nn.Module:
@@ -154,13 +148,6 @@ def build(stage: str, recipe: Recipe, out: Path) -> nn.Module:
         if strange or set(mismatch.unexpected_keys) != {"norm.weight", "norm.bias"}:
             raise ValueError(f"{start}: not the demo's encoder: missing {strange}, {mismatch.unexpected_keys}")
     return model
-
-
-def save_atomically(write: Callable[[Path], object], path: Path) -> None:
-    """Call `write(temporary path)`, then rename it to `path`, so that no half-written file is ever found there."""
-    temporary = path.with_name(path.name + ".part")
-    write(temporary)
-    temporary.replace(path)
 
 
 def accuracy(model: nn.Module, images: Tensor, labels: Tensor, batch: int = 250) -> float:
@@ -185,34 +172,28 @@ def history_rows(stage: str, epoch: int, losses: list[float], seconds: float, de
     ]
 
 
-def hardware(device: str) -> str:
-    """What a stage was trained on, in words."""
-    return (
-        torch.cuda.get_device_name(device) if device.startswith("cuda") else f"CPU, {torch.get_num_threads()} threads"
-    )
-
-
 def export(stage: str, recipe: Recipe, model: nn.Module, out: Path, seed: int) -> None:
     """Write the encoder, and after pre-training the decoder, as float16 safetensors with the recipe as metadata."""
     metadata = {"stage": stage, "recipe": json.dumps(asdict(recipe)), "seed": str(seed)}
     parts = {MODEL_NAMES[stage]: model.encoder} | ({"mae_decoder": model.decoder} if stage == "pretrain" else {})
     for name, part in parts.items():
         tensors = {key: value.half().cpu().contiguous() for key, value in part.state_dict().items()}
-        save_atomically(lambda path, tensors=tensors: save_file(tensors, path, metadata), out / f"{name}.safetensors")
+        write_whole(out / f"{name}.safetensors", save(tensors, metadata))
 
 
 class Stage:
     """One stage in training: model, optimizer, schedule, and how far it is; written to `<out>/<stage>.state.pt`."""
 
     def __init__(self, stage: str, recipe: Recipe, out: Path, data: str | None, device: str, seed: int):
-        self.stage, self.recipe, self.out, self.device, self.seed = stage, recipe, out, device, seed
+        self.stage, self.recipe, self.device, self.seed = stage, recipe, device, seed
+        self.state, cuda = out / f"{stage}.state.pt", device.startswith("cuda")
+        self.hardware = torch.cuda.get_device_name(device) if cuda else f"CPU, {torch.get_num_threads()} threads"
         torch.manual_seed(seed)
         self.model = build(stage, recipe, out).to(device)
         self.images, self.labels = self._split("train", data)
         self.tests, self.test_labels = self._split("t10k", data, MONITORED)
         self.steps = -(-len(self.images) // recipe.batch)  # an epoch's
         self.step, self.seconds, self.losses, self.history = 0, 0.0, [], []
-        self.batches = (official_batches if recipe.official else plain_batches)(recipe.smoothing)
         self.begin_cycle()
 
     def _split(self, name: str, data: str | None, count: int | None = None) -> tuple[Tensor, Tensor]:
@@ -232,20 +213,20 @@ class Stage:
 
     def save(self) -> None:
         """Write all that resuming needs."""
-        names = ("step", "seconds", "losses", "history", "seed")
-        state = {name: getattr(self, name) for name in names} | {"recipe": json.dumps(asdict(self.recipe))}
+        state = {name: getattr(self, name) for name in PROGRESS}
+        state |= {"seed": self.seed, "recipe": json.dumps(asdict(self.recipe))}
         state |= {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict()}
-        save_atomically(lambda path: torch.save(state, path), self.out / f"{self.stage}.state.pt")
+        buffer = BytesIO()
+        torch.save(state, buffer)
+        write_whole(self.state, buffer.getvalue())
 
     def resume(self) -> None:
         """Go on where `save` was last called; ValueError where that was another recipe or seed."""
-        path = self.out / f"{self.stage}.state.pt"
-        state = torch.load(path, map_location=self.device, weights_only=True)
+        state = torch.load(self.state, map_location=self.device, weights_only=True)
         if state["recipe"] != json.dumps(asdict(self.recipe)) or state["seed"] != self.seed:
-            raise ValueError(f"{path} holds another recipe or seed ({state['recipe']}); choose another --out")
-        self.step, self.seconds, self.losses, self.history = (
-            state[name] for name in ("step", "seconds", "losses", "history")
-        )
+            raise ValueError(f"{self.state} holds another recipe or seed ({state['recipe']}); choose another --out")
+        for name in PROGRESS:
+            setattr(self, name, state[name])
         self.begin_cycle()
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
@@ -265,7 +246,8 @@ class Stage:
         epoch, place = divmod(self.step, self.steps)
         random_seed(self.seed + 1000, self.step)
         generator = torch.Generator().manual_seed(1_000_003 * self.seed + self.step)
-        batch, targets = self.batches(self.images[index], self.labels[index])
+        augmented = official_batch if recipe.official else plain_batch
+        batch, targets = augmented(self.images[index], self.labels[index], recipe.smoothing)
         visible = random_patches(len(index), 1 if epoch >= recipe.epochs - recipe.whole else recipe.kept, generator)
         visible = None if visible is None else visible.to(device)
         self.scheduler.step_update((epoch - recipe.cycle(epoch)[0]) * self.steps + place)
@@ -299,7 +281,7 @@ class Stage:
             before, self.seconds = time.monotonic(), self.seconds + time.monotonic() - before
             self.step = step + 1
             if self.step % self.steps == 0:
-                self.history += history_rows(self.stage, epoch, self.losses, self.seconds, hardware(self.device))
+                self.history += history_rows(self.stage, epoch, self.losses, self.seconds, self.hardware)
                 if self.stage != "pretrain":
                     self.history[-1]["top1_percent"] = accuracy(self.model, self.tests, self.test_labels)
                 print(f"{self.stage} {epoch + 1}/{recipe.epochs}: {self.history[-1]}", flush=True)
@@ -316,16 +298,15 @@ def train(
     final = out / f"{MODEL_NAMES[stage]}.safetensors"
     if final.exists():
         raise FileExistsError(f"{final} is finished; move it away, or choose another --out, to train again")
-    out.mkdir(parents=True, exist_ok=True)
     if device == "cpu":
         timm.layers.set_fused_attn(False)  # its backward pass is three times slower on a CPU; read while building
     training = Stage(stage, recipe, out, data, device, seed)
-    if (out / f"{stage}.state.pt").exists():
+    if training.state.exists():
         training.resume()
     elif start is not None:
         training.start_from(start)
     training.run()
-    save_atomically(lambda path: pd.DataFrame(training.history).to_csv(path, index=False), out / f"{stage}.csv")
+    write_whole(out / f"{stage}.csv", pd.DataFrame(training.history).to_csv(index=False))
     export(stage, recipe, training.model, out, seed)
 
 
@@ -353,5 +334,5 @@ def main(arguments: list[str] | None = None) -> None:
 if __name__ == "__main__":
     try:
         main()
-    except (FileExistsError, FileNotFoundError, ValueError) as error:
+    except (OSError, ValueError) as error:
         sys.exit(f"error: {error}")

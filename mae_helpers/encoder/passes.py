@@ -12,8 +12,6 @@ from mae_helpers.encoder.walk import LayerState, visible_patches, walk
 from mae_helpers.profile.machine import Compute, is_out_of_memory, keep_freed_memory
 from mae_helpers.profile.progress import progress
 
-BLOCK = 256  # images whose measures lie in one array while they are gathered
-
 
 class Batches(Protocol):
     """Images that can be walked through any number of times."""
@@ -27,65 +25,42 @@ class Batches(Protocol):
 class Statistic(Protocol):
     """Something computed during a pass: told every layer of every batch, asked once at the end."""
 
+    def begin(self, images: int) -> None:
+        """Gather anew, of so many images: a pass begins with it, and begins again where memory ran out."""
+
     def add(self, state: LayerState, rows: range) -> None:
         """Take in one layer of the images `rows`."""
 
     def result(self) -> np.ndarray:
         """What has been gathered."""
 
-    def fresh(self) -> "Statistic":
-        """The same statistic with nothing gathered: a pass begins with one, and begins again where memory ran out."""
-
-
-class Gathered:
-    """Rows of an array as batches bring them, copied into few blocks.
-
-    Thousands of small arrays would lie scattered between the layers' large ones, and a view would keep its layer alive:
-    either way memory would grow with every batch.
-    """
-
-    def __init__(self) -> None:
-        self.blocks: list[np.ndarray] = []
-        self.filled = BLOCK  # rows of the last block
-
-    def add(self, rows: np.ndarray) -> None:
-        """Append rows (B, ...)."""
-        while len(rows):
-            if self.filled == BLOCK:
-                self.blocks.append(np.empty((BLOCK, *rows.shape[1:]), rows.dtype))
-                self.filled = 0
-            now = rows[: BLOCK - self.filled]
-            self.blocks[-1][self.filled : self.filled + len(now)] = now
-            self.filled, rows = self.filled + len(now), rows[len(now) :]
-
-    def whole(self) -> np.ndarray:
-        """All rows so far."""
-        return np.concatenate([*self.blocks[:-1], self.blocks[-1][: self.filled]])
-
 
 class PerImage:
     """A measure of each image and layer: `measure(state) -> (B, ...)`, gathered as (images, layers, ...) float32.
 
-    With `only`, the measure of that one layer, (images, ...).
+    With `only`, the measure of that one layer, (images, ...). Measures are copied into one array a layer: thousands of
+    small ones would lie scattered between the layers' large ones, and a view would keep its layer alive.
     """
 
     def __init__(self, measure: Callable[[LayerState], Tensor], only: int | None = None):
         self.measure, self.only = measure, only
-        self.layers: dict[int, Gathered] = {}
+
+    def begin(self, images: int) -> None:
+        """Forget what was gathered."""
+        self.images, self.layers = images, {}
 
     def add(self, state: LayerState, rows: range) -> None:
         """Measure one layer of the images `rows`."""
         if self.only in (None, state.layer):
-            self.layers.setdefault(state.layer, Gathered()).add(self.measure(state).float().cpu().numpy())
+            measured = self.measure(state).float().cpu().numpy()
+            if state.layer not in self.layers:
+                self.layers[state.layer] = np.empty((self.images, *measured.shape[1:]), np.float32)
+            self.layers[state.layer][rows.start : rows.stop] = measured
 
     def result(self) -> np.ndarray:
         """All measures, (images, layers, ...), or (images, ...) of the only layer."""
-        layers = [gathered.whole() for _, gathered in sorted(self.layers.items())]
+        layers = [values for _, values in sorted(self.layers.items())]
         return np.stack(layers, axis=1) if self.only is None else layers[0]  # [image, layer, ...]
-
-    def fresh(self) -> "PerImage":
-        """The same measure with nothing gathered."""
-        return PerImage(self.measure, self.only)
 
 
 def one_pass(
@@ -108,17 +83,19 @@ def one_pass(
     compute = compute or Compute()
     keep_freed_memory()
     while True:
-        size, told = compute.size_on(device), {name: statistic.fresh() for name, statistic in statistics.items()}
+        size = compute.size_on(device)
+        for statistic in statistics.values():
+            statistic.begin(len(images))
         try:
             batches = images.batches(size, compute.workers)
             for rows, ids, batch in progress(batches, label, -(-len(images) // size)):
                 visible = visible_patches(ids, patches, ratio, seed, draw)
                 visible = None if visible is None else visible.to(device)
                 for state in walk(model, batch.to(device), visible, compute.precision):
-                    for statistic in told.values():
+                    for statistic in statistics.values():
                         statistic.add(state, rows)
                     del state  # the next layer needs its memory
-            return {name: statistic.result() for name, statistic in told.items()}
+            return {name: statistic.result() for name, statistic in statistics.items()}
         except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
             if not is_out_of_memory(error):
                 raise

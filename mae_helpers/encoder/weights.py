@@ -14,7 +14,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from mae_helpers.encoder.decoder import Decoder
-from mae_helpers.encoder.downloads import DownloadError, cache_folder, download, from_hub, timm_settings
+from mae_helpers.encoder.downloads import cached, download, from_hub, timm_settings
 from mae_helpers.encoder.vit import CheckpointError, architecture, check_heads, in_short
 from mae_helpers.profile.parameters import shown
 from mae_helpers.profile.settings import Model, Profile
@@ -34,27 +34,24 @@ def checkpoint_path(model: Model) -> Path:
     if name.startswith("bundled:"):
         return WEIGHTS / name.removeprefix("bundled:")
     if model.url and not Path(name).is_file():
-        return cache_folder() / model.url.rsplit("/", 1)[-1]
+        return cached(model.url)
     return Path(name or f"{model.model}.safetensors")
 
 
-def _missing(path: Path) -> CheckpointError:
-    return CheckpointError(f"{path}: no such checkpoint; put it there, or correct `checkpoint` in the profile")
-
-
 def fetched(model: Model) -> Path:
-    """The file of a model's weights, downloaded first where it is on none of this machine's known places."""
+    """The file of a model's weights, downloaded first where this machine has it in no known place, and verified."""
     path = checkpoint_path(model)
-    if path.is_file():
-        return path
     try:
-        if model.url:
-            return download(model.url)
-        if model.model and "." in model.model:
-            return from_hub(model.model)
-    except DownloadError as error:
+        if not path.is_file() and model.url:
+            path = download(model.url)
+        elif not path.is_file() and model.model and "." in model.model:
+            path = from_hub(model.model)
+    except CheckpointError as error:
         raise CheckpointError(f"{error} ({model.checkpoint or 'give it one'})") from error
-    raise _missing(path)
+    if not path.is_file():
+        raise CheckpointError(f"{path}: no such checkpoint; put it there, or correct `checkpoint` in the profile")
+    verify(path, model.hash)
+    return path
 
 
 @cache
@@ -87,8 +84,6 @@ def verify(path: Path, expected: str | None) -> None:
 
     A file of the Hugging Face hub's cache is named after its own SHA-256, and is compared with that at least.
     """
-    if not path.is_file():
-        raise _missing(path)
     if expected is None and re.fullmatch("[0-9a-f]{64}", path.resolve().name):
         expected = f"sha256:{path.resolve().name}"
     if expected is None:
@@ -105,8 +100,7 @@ def verify(path: Path, expected: str | None) -> None:
 def read_weights(path: Path) -> dict[str, Tensor]:
     """The tensors of a .safetensors file or of a pickle, flat or in the official `{"model": ..., "args": Namespace}`.
 
-    No other class is allowed in a pickle. Floating point comes back as float32, and none that is not finite: it would make
-    every result NaN.
+    No other class is allowed in a pickle.
     """
     try:
         if path.suffix == ".safetensors":
@@ -121,11 +115,14 @@ def read_weights(path: Path) -> dict[str, Tensor]:
             f"{path}: not a readable checkpoint ({type(error).__name__}: {in_short(error)}); fetch it again from its source"
         ) from error
     pairs = weights.items() if isinstance(weights, Mapping) else [(None, weights)]
-    if odd := [
-        f"{shown(k)}: {type(v).__name__}" for k, v in pairs if not isinstance(k, str) or not isinstance(v, Tensor)
-    ]:
-        raise CheckpointError(f"{path}: {_few(odd, ', ')[0]} found; expected tensors by name, flat or under 'model'")
-    return {key: _plain(path, key, value) for key, value in weights.items()}
+    odd = [f"{shown(k)}: {type(v).__name__}" for k, v in pairs if not (isinstance(k, str) and isinstance(v, Tensor))]
+    if odd:
+        raise CheckpointError(f"{path}: {_few(odd, ', ')} found; expected tensors by name, flat or under 'model'")
+    for key, value in weights.items():
+        if value.layout != torch.strided or value.is_meta or value.is_quantized or value.is_complex():
+            what = "is quantised, sparse, complex or empty of data; save it as a plain tensor"
+            raise CheckpointError(f"{path}: {shown(key)[1:-1]} {what}")
+    return dict(weights)
 
 
 def _check_archive(path: Path) -> None:
@@ -137,47 +134,41 @@ def _check_archive(path: Path) -> None:
             raise ValueError(f"its {path.stat().st_size} bytes would unpack to {size}")
 
 
-def _plain(path: Path, key: str, value: Tensor) -> Tensor:
-    """A tensor as its model takes it, floating point in float32; a CheckpointError where that is not what it is."""
-    place, dense = f"{path}: {shown(key)[1:-1]}", value.layout == torch.strided and value.device.type == "cpu"
-    if not dense or value.is_quantized or value.is_complex():
-        raise CheckpointError(f"{place} is quantised, sparse, complex or empty of data; save it as a plain tensor")
-    if value.numel() * value.element_size() > UNPACKED * path.stat().st_size:
-        raise CheckpointError(f"{place} of shape {tuple(value.shape)} is larger than its file; fetch it again")
-    if not value.is_floating_point():
-        return value
-    value = value.float()
-    if strange := int((~torch.isfinite(value)).sum()):
-        raise CheckpointError(
-            f"{place} has {strange} numbers that are NaN or infinite in float32; fetch or train it again"
-        )
-    return value
-
-
-def _few(parts: list[str], between: str = "; ") -> list[str]:
+def _few(parts: list[str], between: str) -> str:
     more = f" and {len(parts) - NAMED} more" if len(parts) > NAMED else ""
-    return [between.join(parts[:NAMED]) + more] if parts else []
+    return between.join(parts[:NAMED]) + more
 
 
-def load_strictly(module: nn.Module, weights: Mapping[str, Tensor], path: Path) -> None:
-    """Copy weights into a module; CheckpointError in PyTorch's own words where a tensor is missing, surplus or misfits."""
+def load_strictly(module: nn.Module, path: Path) -> None:
+    """Copy a file's weights into a module, but for an official decoder's beside them; each becomes what the module has.
+
+    CheckpointError in PyTorch's own words where a tensor is missing, surplus or misfits, and where a number is not
+    finite: it would make every result NaN.
+    """
     expected, lines = module.state_dict(), []
-    weights = {key if key in expected else shown(key)[1:-1]: value for key, value in weights.items()}
+    weights = {
+        key if key in expected else shown(key)[1:-1]: value
+        for key, value in read_weights(path).items()
+        if key in expected or not key.startswith(DECODER_KEYS)
+    }
     try:
         module.load_state_dict(weights)
     except RuntimeError as error:  # a line of missing keys, one of surplus keys, and one for each wrong shape
         lines = [line.strip(" .") for line in str(error).split("\n\t")[1:]] or [in_short(error)]
-    told = [part for line in lines if "key(s)" in line for part in _few(line.split(", "), ", ")]
-    told += _few([line for line in lines if "key(s)" not in line])
-    told += _few(
-        [
-            f"{key} holds {value.dtype}, expected floating point"
-            for key, value in weights.items()
-            if key in expected and value.is_floating_point() != expected[key].is_floating_point()
-        ]
-    )
+    told = [_few(line.split(", "), ", ") for line in lines if "key(s)" in line]
+    misfits = [line for line in lines if "key(s)" not in line] + [
+        f"{key} holds {value.dtype}, expected floating point"
+        for key, value in weights.items()
+        if key in expected and value.is_floating_point() != expected[key].is_floating_point()
+    ]
+    if misfits:
+        told.append(_few(misfits, "; "))
     if told:
         raise CheckpointError(f"{path}: does not fit the model: {'; '.join(told)}; correct `arguments` in the profile")
+    for key, value in expected.items():
+        if strange := int((~value.isfinite()).sum()):
+            trouble = f"{key} has {strange} numbers that are NaN or infinite in float32; fetch or train it again"
+            raise CheckpointError(f"{path}: {trouble}")
 
 
 def settings_of(profile: Profile, name: str) -> Model:
@@ -200,9 +191,8 @@ def normalisation(model: Model) -> tuple[list[float] | None, list[float] | None]
 def load_model(profile: Profile, name: str, device: torch.device | str = "cpu") -> VisionTransformer:
     """The profile's model `name` with its weights, ready to be read: float32, in evaluation mode, each block as assumed."""
     model = settings_of(profile, name)
-    vit, path = architecture(model, profile.input.size).eval(), fetched(model)
-    verify(path, model.hash)
-    load_strictly(vit, {k: v for k, v in read_weights(path).items() if not k.startswith(DECODER_KEYS)}, path)
+    vit = architecture(model, profile.input.size).eval()
+    load_strictly(vit, fetched(model))
     check_heads(vit, f"{profile.path}: models.{name}, {model.model or 'VisionTransformer'}")
     return vit.to(device)
 
@@ -221,9 +211,6 @@ def load_decoder(profile: Profile, device: torch.device | str = "cpu") -> nn.Mod
     """The demo's MAE decoder, for showing reconstructions; None where the profile has none."""
     if "mae_decoder" not in profile.models:
         return None
-    model = profile.models["mae_decoder"]
-    path = checkpoint_path(model)
-    verify(path, model.hash)
     decoder = Decoder()
-    load_strictly(decoder, read_weights(path), path)
+    load_strictly(decoder, fetched(profile.models["mae_decoder"]))
     return decoder.eval().to(device)

@@ -7,7 +7,6 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from mae_helpers.encoder.passes import Gathered
 from mae_helpers.encoder.walk import LayerState
 
 
@@ -83,7 +82,10 @@ class Rollout:
     def __init__(self, rows: str, layers: int):
         self.rows, self.layers = rows, layers
         self.means: Tensor | None = None
-        self.scores = Gathered()
+
+    def begin(self, images: int) -> None:
+        """Forget what was gathered."""
+        self.images, self.scores = images, None
 
     def add(self, state: LayerState, rows: range) -> None:
         """Keep the layer's head mean; after the last layer, roll the batch out."""
@@ -96,12 +98,11 @@ class Rollout:
             start = torch.zeros(mean.shape[-1])  # [query]
             chosen = slice(0, 1) if self.rows == "cls" else slice(1, None)
             start[chosen] = 1 / len(start[chosen])
-            self.scores.add(rollout(list(means), start).cpu().numpy())
+            scores = rollout(list(means), start).cpu().numpy()
+            if self.scores is None:
+                self.scores = np.empty((self.images, scores.shape[1]), np.float32)
+            self.scores[rows.start : rows.stop] = scores
 
     def result(self) -> np.ndarray:
         """Scores of all images, (images, N)."""
-        return self.scores.whole()
-
-    def fresh(self) -> "Rollout":
-        """The same rows with nothing gathered."""
-        return Rollout(self.rows, self.layers)
+        return self.scores

@@ -23,6 +23,10 @@ class Moments:
 
     def __init__(self, groups: Mapping[str, Collection[int]]):
         self.groups = {name: set(rows) for name, rows in groups.items()}
+        self.begin()
+
+    def begin(self, images: int = 0) -> None:
+        """Forget what was summed."""
         self.layers: dict[int, tuple[Tensor, Tensor, list[int]]] = {}  # of all groups, in one block a layer
 
     def add(self, state: LayerState, rows: range) -> None:
@@ -50,10 +54,6 @@ class Moments:
             for index, name in enumerate(self.groups)
             if counts[index]
         }
-
-    def fresh(self) -> "Moments":
-        """The same groups with nothing summed."""
-        return Moments(self.groups)
 
 
 def _add_gram(gram: Tensor, block: Tensor) -> None:

@@ -12,8 +12,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from mae_helpers.demo import WEIGHTS
-from mae_helpers.encoder.weights import identity
+from mae_helpers.encoder.weights import WEIGHTS, identity
 from mae_helpers.images import sets as images
 from mae_helpers.perturbations import imagenet_c
 from mae_helpers.profile.files import WAIT, claim, write_whole

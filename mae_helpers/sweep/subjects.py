@@ -122,7 +122,6 @@ class Subject:
         CheckpointError where the weights are missing or not the right ones; their file is read each time it changed.
         """
         model, images, path = self._model, self.images, weights.fetched(self._model)
-        weights.verify(path, model.hash)
         what = [self.name, weights.file_hash(path), model.model, model.arguments, torch.device(self.device).type]
         what += [self._seed, self.compute.identity, images.state, list(images.ids), images.labels.tolist()]
         what += [self.own_classes, images.input.model_dump()]
