@@ -1,7 +1,7 @@
 """Shared fixtures: a tiny random Vision Transformer, a tiny image set, and a tiny profile with files of its own."""
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -39,6 +39,11 @@ def make_vit(seed: int, **arguments: object) -> VisionTransformer:
             for parameter in vit.parameters():
                 parameter.add_(0.2 * torch.randn_like(parameter))
     return vit.eval()
+
+
+def seen(models: Iterable[str], labels: Sequence[int]) -> dict[str, SimpleNamespace]:
+    """The same images for every model, where only ids and labels count."""
+    return dict.fromkeys(models, SimpleNamespace(ids=[str(row) for row in range(len(labels))], labels=np.array(labels)))
 
 
 @pytest.fixture
