@@ -63,10 +63,10 @@ def test_what_a_killed_process_left_of_a_file_is_removed_and_nothing_else(tmp_pa
     dead = subprocess.Popen([sys.executable, "-c", ""])
     dead.wait()
     names = {
-        "dead": f"a.csv.{files._host()}-{dead.pid}-00000000.part",
-        "alive": f"a.csv.{files._host()}-{os.getppid()}-00000000.part",
+        "dead": f"a.csv.{files.HOST}-{dead.pid}-00000000.part",
+        "alive": f"a.csv.{files.HOST}-{os.getppid()}-00000000.part",
         "elsewhere": f"a.csv.another_host-{dead.pid}-00000000.part",
-        "other file": f"b.csv.{files._host()}-{dead.pid}-00000000.part",
+        "other file": f"b.csv.{files.HOST}-{dead.pid}-00000000.part",
         "not ours": "a.csv.part",
         "nor this": "a.csv.x.part",
     }

@@ -3,6 +3,7 @@
 import os
 import signal
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import ClassVar
 
@@ -60,11 +61,13 @@ class Lethal(Clean):
 
 @dataclass(frozen=True)
 class Leaving(Clean):
-    """The worker that computes it leaves its cluster, and none comes."""
+    """The worker that computes it leaves its cluster and none comes, or the cluster's scheduler ends."""
 
+    who: str = "worker"
     name: ClassVar[str] = "leaving"
 
     def change(self, images, clean):
         worker = get_worker()
-        worker.loop.add_callback(worker.close, executor_wait=False)
+        leave = {"worker": partial(worker.close, executor_wait=False), "scheduler": worker.scheduler.terminate}
+        worker.loop.add_callback(leave[self.who])
         return lambda pixels, name: pixels

@@ -63,8 +63,8 @@ class Cell:
     @property
     def path(self) -> Path:
         """Where it lies: `<folder>/<model>/<perturbation>-<key>.npz`."""
-        name = f"{_file_name(self.perturbation.name)}-{self.key[:16]}.npz"
-        return self.folder / _file_name(self.subject.name) / name
+        model, perturbation = _file_name(self.subject.name), _file_name(self.perturbation.name)
+        return self.folder / model / f"{perturbation}-{self.key[:16]}.npz"
 
     @property
     def lock(self) -> Path:

@@ -39,27 +39,26 @@ class Code:
         return ", ".join(parts + [f"another {name}" for name in names if self.files.get(name) != other.files.get(name)])
 
 
-class _Meaning(ast.NodeTransformer):
-    """Code without what stands there for readers alone: docstrings, and the texts of errors."""
+class _Wordless(ast.NodeTransformer):
+    """Code without its texts."""
 
-    raised = False
+    def visit_JoinedStr(self, node: ast.JoinedStr) -> ast.AST:
+        return ast.Constant("")
 
-    def generic_visit(self, node: ast.AST) -> ast.AST:
-        is_text = isinstance(node, ast.JoinedStr) or (isinstance(node, ast.Constant) and isinstance(node.value, str))
-        if self.raised and is_text:
-            return ast.Constant("")
-        documented = isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)
-        if documented and ast.get_docstring(node, clean=False) is not None:
-            del node.body[0]
-        outside, self.raised = self.raised, self.raised or isinstance(node, ast.Raise)
-        super().generic_visit(node)
-        self.raised = outside
-        return node
+    def visit_Constant(self, node: ast.Constant) -> ast.AST:
+        return ast.Constant("") if isinstance(node.value, str) else node
 
 
 def meaning(source: str) -> str:
     """A digest of Python code that comments, layout, docstrings and the texts inside `raise ...` do not change."""
-    return hashlib.sha256(ast.dump(_Meaning().visit(ast.parse(source))).encode()).hexdigest()
+    tree = ast.parse(source)
+    for node in ast.walk(tree):
+        documented = isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)
+        if documented and ast.get_docstring(node, clean=False) is not None:
+            del node.body[0]
+        elif isinstance(node, ast.Raise):
+            _Wordless().visit(node)
+    return hashlib.sha256(ast.dump(tree).encode()).hexdigest()
 
 
 def imports(source: str, package: str) -> set[str]:
@@ -77,8 +76,10 @@ def imports(source: str, package: str) -> set[str]:
 def _source(name: str) -> Path | None:
     """The source file of a module, found without importing it; None for what has none, and for the module of a notebook."""
     top, *rest = name.split(".")
-    if name in sys.modules or top == "__main__":
-        places = [] if top == "__main__" else [getattr(sys.modules[name], "__file__", None) or ""]
+    if top == "__main__":
+        return None
+    if name in sys.modules:
+        places = [getattr(sys.modules[name], "__file__", None) or ""]
     elif (spec := find_spec(top)) is None:
         return None
     elif rest:
