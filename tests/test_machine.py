@@ -67,11 +67,6 @@ def test_out_of_memory_halves_the_batch_and_begins_again(tiny_vit, tiny_images, 
     assert greedy.refused == [12, 6], "what fitted is kept for the next pass"
 
 
-def test_always_out_of_memory_ends_in_a_clear_error(tiny_vit, tiny_images):
-    with pytest.raises(MemoryError, match="no memory for one image; use --device cpu"):
-        one_pass(tiny_vit, tiny_images, {"greedy": OutOfMemory(0)}, compute=Compute(batch_size=4))
-
-
 def test_other_errors_do_not_shrink_the_batch(tiny_vit, tiny_images):
     def fail(*_):
         raise RuntimeError("mat1 and mat2")
@@ -157,12 +152,6 @@ def test_a_notebooks_precision_goes_before_the_profiles_and_a_wrong_one_is_named
     for wrong in ("fp8", ""):
         with pytest.raises(ValueError, match=f"precision '{wrong}': use one of float32, tf32, bf16"):
             computing_of(Computing(), wrong)
-
-
-def test_precision_and_compilation_tell_results_apart():
-    kinds = [Compute(), Compute(precision="bf16"), Compute(compile=True)]
-    assert len({kind.identity for kind in kinds}) == 3
-    assert Compute(batch_size=7).identity == Compute(workers=5).identity
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

@@ -174,18 +174,18 @@ def test_where_nothing_is_done_the_cell_is_the_clean_one(pair, tmp_path, nothing
 
 
 def test_order_and_company_change_nothing_and_nothing_is_computed_twice(pair, tmp_path):
-    levels = blur_levels(["I", "X"]) | {"half": Occlusion(50)}
-    together = swept(pair, levels, MEASURES[:2], tmp_path / "together")
+    levels, folder = blur_levels(["I", "X"]) | {"half": Occlusion(50)}, tmp_path / "cells"
+    together = swept(pair, levels, MEASURES[:2], folder / "together")
     assert list(together) == TWO
     backwards = dict(reversed(levels.items()))
     for one in reversed(pair):
-        alone = swept([one], backwards, MEASURES[:2], tmp_path / "alone")
+        alone = swept([one], backwards, MEASURES[:2], folder / "alone")
         assert list(alone[one.name]) == list(backwards)
         assert same(alone, {one.name: together[one.name]})
-    before = written(tmp_path)
+    before = written(folder)
     assert len(before) == 2 * 2 * 4, "with the clean cells for the rollouts"
-    assert same(together, swept(pair, levels, MEASURES[:2], tmp_path / "together"))
-    assert written(tmp_path) == before
+    assert same(together, swept(pair, levels, MEASURES[:2], folder / "together"))
+    assert written(folder) == before
     none, folder = occlusion_levels("cls_rollout", [0, 50]), tmp_path / "none"
     clean = sweep.sweep(pair[:1], {0: Clean()}, "embedding", folder)
     first = written(folder)
@@ -357,6 +357,7 @@ def test_whatever_decides_a_cell_has_a_key_of_its_own_and_words_have_none(mae, t
         replace(mae, profile=changed(profile, **words), source=changed(mae.source, title="New", optional=True)),
         replace(mae, seed=1, pixels=tmp_path / "pixels", among=(0, 1, 2)),
         replace(mae, device="cpu:0", precision="float32"),
+        replace(mae, profile=changed(profile, compute=Computing(batch_size=7, workers=5))),
         *mae.parts(12),
     ]
     assert {key(twin, Corruption("fog", 3, 0)) for twin in twins} == {key(mae, Corruption("fog", 3))}

@@ -3,7 +3,6 @@
 import os
 import signal
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import ClassVar
 
@@ -61,13 +60,11 @@ class Lethal(Clean):
 
 @dataclass(frozen=True)
 class Leaving(Clean):
-    """The worker that computes it leaves its cluster and none comes, or the cluster's scheduler ends."""
+    """The worker that computes it leaves its cluster, and none comes."""
 
-    who: str = "worker"
     name: ClassVar[str] = "leaving"
 
     def change(self, images, clean):
         worker = get_worker()
-        leave = {"worker": partial(worker.close, executor_wait=False), "scheduler": worker.scheduler.terminate}
-        worker.loop.add_callback(leave[self.who])
+        worker.loop.add_callback(worker.close, executor_wait=False)
         return lambda pixels, name: pixels

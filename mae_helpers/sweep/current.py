@@ -4,6 +4,7 @@ import ast
 import hashlib
 import platform
 import sys
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
@@ -76,10 +77,8 @@ def imports(source: str, package: str) -> set[str]:
 def _source(name: str) -> Path | None:
     """The source file of a module, found without importing it; None for what has none, and for the module of a notebook."""
     top, *rest = name.split(".")
-    if top == "__main__":
-        return None
-    if name in sys.modules:
-        places = [getattr(sys.modules[name], "__file__", None) or ""]
+    if name in sys.modules or top == "__main__":
+        places = [] if top == "__main__" else [getattr(sys.modules[name], "__file__", None) or ""]
     elif (spec := find_spec(top)) is None:
         return None
     elif rest:
@@ -102,10 +101,8 @@ def versions() -> dict[str, str]:
     """Those of Python, which decides how `ast` writes code down, and of the libraries that are there."""
     found = {"python": ".".join(platform.python_version_tuple()[:2])}
     for name in LIBRARIES:
-        try:
+        with suppress(PackageNotFoundError):
             found[name] = version(name)
-        except PackageNotFoundError:
-            continue
     return found
 
 

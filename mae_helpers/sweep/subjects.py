@@ -121,7 +121,7 @@ class Subject:
         """
         model, images, path = self._model, self.images, weights.fetched(self._model)
         weights.verify(path, model.hash)
-        what = [self.name, weights.file_hash(path), model.model, model.arguments, torch.device(self.device).type]
-        what += [self.seed if self.name == "random" else 0, self.compute.identity, images.state, list(images.ids), images.labels.tolist()]
-        what += [self.own_classes, images.input.model_dump()]
+        seed, kind = self.seed if self.name == "random" else 0, torch.device(self.device).type
+        what = [self.name, weights.file_hash(path), model.model, model.arguments, kind, seed, self.compute.identity]
+        what += [images.state, list(images.ids), images.labels.tolist(), self.own_classes, images.input.model_dump()]
         return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()
