@@ -247,12 +247,6 @@ class Trap:
         return Path.touch, (self.path,)
 
 
-def one_byte_off(path, _):
-    content = bytearray(path.read_bytes())
-    content[len(content) // 2] ^= 0xFF
-    path.write_bytes(content)
-
-
 def one_bit_of_a_measure(path, _):
     with np.load(path) as file:
         embedding = file["embedding"].tobytes()
@@ -269,11 +263,9 @@ def rewritten(path, **entries):
 
 DAMAGE = {
     "shortened": lambda path, _: path.write_bytes(path.read_bytes()[:-100]),
-    "halved": lambda path, _: path.write_bytes(path.read_bytes()[: path.stat().st_size // 2]),
     "emptied": lambda path, _: path.write_bytes(b""),
     "of another cell": lambda path, other: path.write_bytes(other.read_bytes()),
     "random bytes": lambda path, _: path.write_bytes(np.random.default_rng(3).bytes(5000)),
-    "one byte off": one_byte_off,
     "one bit of a measure": one_bit_of_a_measure,
     "without a measure": lambda path, _: rewritten(path, heads=None),
     "an array": lambda path, _: np.save(path.open("wb"), np.zeros(3)),

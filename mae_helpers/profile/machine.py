@@ -52,7 +52,7 @@ class Compute:
 
     def size_on(self, device: torch.device) -> int:
         """Images at a time: as set, as found before, or what is tried first on such a device."""
-        return self.batch_size or FIRST_BATCH.get(device.type, FIRST_BATCH["cpu"])
+        return self.batch_size or FIRST_BATCH[device.type]
 
     def halve(self, size: int) -> None:
         """Remember that `size` images at a time were too many; MemoryError where not even one fits."""
