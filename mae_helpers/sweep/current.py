@@ -50,6 +50,7 @@ class _Wordless(ast.NodeTransformer):
         return ast.Constant("") if isinstance(node.value, str) else node
 
 
+@cache
 def meaning(source: str) -> str:
     """A digest of Python code that comments, layout, docstrings and the texts inside `raise ...` do not change."""
     tree = ast.parse(source)
@@ -62,7 +63,8 @@ def meaning(source: str) -> str:
     return hashlib.sha256(ast.dump(tree).encode()).hexdigest()
 
 
-def imports(source: str, package: str) -> set[str]:
+@cache
+def imports(source: str, package: str) -> frozenset[str]:
     """The dotted names that code of a `package` imports anywhere, be they modules or names in one."""
     names = set()
     for node in ast.walk(ast.parse(source)):
@@ -71,7 +73,7 @@ def imports(source: str, package: str) -> set[str]:
         elif isinstance(node, ast.ImportFrom):
             base = resolve_name("." * node.level + (node.module or ""), package) if node.level else node.module
             names |= {base, *(f"{base}.{alias.name}" for alias in node.names)}
-    return names
+    return frozenset(names)
 
 
 def _source(name: str) -> Path | None:
@@ -87,13 +89,6 @@ def _source(name: str) -> Path | None:
     else:
         places = [spec.origin or ""]
     return next((Path(place) for place in places if str(place).endswith(".py") and Path(place).is_file()), None)
-
-
-@cache
-def _read(path: Path, package: str, changed: int, size: int) -> tuple[str, list[str]]:
-    """A source file's meaning and imports, read once a process for each state of it: many modules reach it."""
-    source = path.read_text(encoding="utf-8")
-    return meaning(source), sorted(imports(source, package))
 
 
 @cache
@@ -120,9 +115,9 @@ def code_behind(*modules: str) -> Code:
         path = None if name in files or top in sys.stdlib_module_names else _source(name)
         if path is None or (top not in own and INSTALLED & set(path.parts)):
             continue
-        package, state = name if path.stem == "__init__" else parent, path.stat()
-        files[name], further = _read(path, package, state.st_mtime_ns, state.st_size)
-        waiting += [parent] * bool(parent) + further
+        source, package = path.read_text(encoding="utf-8"), name if path.stem == "__init__" else parent
+        files[name] = meaning(source)
+        waiting += {parent, *imports(source, package)} - {""}
     for name in modules:
         if name not in files:
             raise ValueError(
