@@ -205,8 +205,10 @@ def test_a_cluster_without_workers_and_one_that_its_only_worker_leaves_in_the_mi
     cluster = distributed.LocalCluster(n_workers=number, dashboard_address=None, processes=False)
 
     def run_there():
-        here = demo(tmp_path, Workers(cluster.scheduler_address))
-        here.sweep({MAE: here.images(per_class=1)}, {"leaving": trouble.Leaving()}, "prediction")
+        there = Workers(cluster.scheduler_address)
+        with there.client:
+            here = demo(tmp_path, there)
+            here.sweep({MAE: here.images(per_class=1)}, {"leaving": trouble.Leaving()}, "prediction")
 
     with cluster, pytest.raises(WorkerError, match=r"no worker for 0\.5 s; start some.*finished cells are kept"):
         run_there()

@@ -57,13 +57,16 @@ def gather(
                 else:
                     finished(number)
 
-    everything = [rest(number, task, warn=True) for number, task in enumerate(tasks)]
-    waiting = {number: task for number, task in enumerate(everything) if task.subjects}
+    def unfinished(some: Mapping[int, Task], warn: bool = False) -> dict[int, Task]:
+        return {number: left for number, task in some.items() if (left := rest(number, task, warn)).subjects}
+
+    waiting = unfinished(dict(enumerate(tasks)), warn=True)
     guided = {number: task for number, task in waiting.items() if task.perturbation.guided}
     if guided:  # these look at what the models make of the clean images
         first = {task.subjects: replace(task, perturbation=Clean()) for task in guided.values()}
         clean = dict(zip(first, gather(list(first.values()), ROLLOUTS, folder, workers), strict=True))
         waiting |= {number: replace(task, clean=clean[task.subjects]) for number, task in guided.items()}
+        waiting = unfinished(waiting)
     since, force = time.monotonic(), False
     while waiting:
         total, todo = len(waiting), claimed(force)
