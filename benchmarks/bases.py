@@ -49,7 +49,12 @@ def from_stacked(tokens: list[list[Tensor]], images: ImageSet) -> Bases:
 
 def apart(first: Bases, second: Bases) -> float:
     """The largest principal angle in degrees between any two bases of the same class and layer."""
-    return max(float(principal_angles(first[key], second[key])[-1]) for key in first.keys() | second.keys())
+    return max(float(between(first[key], second[key])[-1]) for key in first.keys() | second.keys())
+
+
+def between(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """The principal angles in degrees of two bases, (k,)."""
+    return principal_angles(np.stack([first, second]), [0], [1])[0]
 
 
 def angles(bases: Bases) -> dict[str, np.ndarray]:
@@ -57,7 +62,7 @@ def angles(bases: Bases) -> dict[str, np.ndarray]:
     names = sorted({name for name, _ in bases})
     layers = sorted({layer for _, layer in bases})
     return {
-        f"{first} {second} {layer}": principal_angles(bases[first, layer], bases[second, layer])
+        f"{first} {second} {layer}": between(bases[first, layer], bases[second, layer])
         for first, second in pairwise(names)
         for layer in layers
     }

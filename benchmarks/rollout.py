@@ -26,7 +26,8 @@ def pair(device: torch.device, images: int = 16, layers: int = 12, patches: int 
     cls[0], mean[1:] = 1, 1 / patches
 
     def ours() -> dict:
-        return {"cls": rollout(head_means, cls).cpu().numpy(), "patches": rollout(head_means, mean).cpu().numpy()}
+        each = head_means.unbind(1)
+        return {"cls": rollout(each, cls).cpu().numpy(), "patches": rollout(each, mean).cpu().numpy()}
 
     def other() -> dict:
         product = full_product(head_means).cpu().numpy()

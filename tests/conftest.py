@@ -1,7 +1,8 @@
 """Shared fixtures: a tiny random Vision Transformer, a tiny image set, and a tiny profile with files of its own."""
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -41,6 +42,11 @@ def make_vit(seed: int, **arguments: object) -> VisionTransformer:
     return vit.eval()
 
 
+def seen(models: Iterable[str], labels: Sequence[int]) -> dict[str, SimpleNamespace]:
+    """The same images for every model, where only ids and labels count."""
+    return dict.fromkeys(models, SimpleNamespace(ids=[str(row) for row in range(len(labels))], labels=np.array(labels)))
+
+
 @pytest.fixture
 def tiny_vit() -> VisionTransformer:
     """4 layers x 4 heads, 24 features, 16 patches of 8 px, 5 classes."""
@@ -58,39 +64,40 @@ def tiny_images() -> ImageSet:
     return ImageSet.of_pictures(ids, labels, names, lambda row: Image.fromarray(pixels[row]), settings)
 
 
-@pytest.fixture
-def tiny_profile(tmp_path: Path) -> Callable[..., Path]:
-    """A function that writes a profile's images, checkpoints and YAML into `tmp_path` and returns the YAML's path.
+def write_tiny(folder: Path, per_class: int = 4, name: str = "tiny", **entries: object) -> Path:
+    """Write a profile's images, checkpoints and YAML into a folder, and return the YAML's path.
 
     `per_class` images of each class; other arguments replace whole entries of the YAML, or remove them where None.
     """
+    generator = np.random.default_rng(1)
+    for colour, label in zip(np.eye(3) * 60, CLASSES, strict=True):
+        (folder / "images" / label).mkdir(parents=True, exist_ok=True)
+        for number in range(per_class):
+            pixels = np.clip(generator.normal(120 + colour, 40, (40, 48, 3)), 0, 255).astype(np.uint8)
+            Image.fromarray(pixels).save(folder / "images" / label / f"{number:03d}.png")
+    (folder / "weights").mkdir(exist_ok=True)
+    for seed, (model, head) in enumerate(HEADS.items()):
+        save_file(make_vit(seed, **head).state_dict(), folder / "weights" / f"{model}.safetensors")
+    values = {
+        "name": name,
+        "title": "Tiny",
+        "images": {"source": "folders", "folder": "images", "classes": CLASSES, "count": 3 * per_class},
+        "three_classes": CLASSES,
+        "input": {"size": 32},
+        "models": {
+            model: {"checkpoint": f"weights/{model}.safetensors", "arguments": TINY | head}
+            for model, head in HEADS.items()
+        },
+    }
+    path = folder / f"{name}.yaml"
+    path.write_text(yaml.safe_dump({k: v for k, v in (values | entries).items() if v is not None}, sort_keys=False))
+    return path
 
-    def write(per_class: int = 4, name: str = "tiny", **entries: object) -> Path:
-        generator = np.random.default_rng(1)
-        for colour, label in zip(np.eye(3) * 60, CLASSES, strict=True):
-            (tmp_path / "images" / label).mkdir(parents=True, exist_ok=True)
-            for number in range(per_class):
-                pixels = np.clip(generator.normal(120 + colour, 40, (40, 48, 3)), 0, 255).astype(np.uint8)
-                Image.fromarray(pixels).save(tmp_path / "images" / label / f"{number:03d}.png")
-        (tmp_path / "weights").mkdir(exist_ok=True)
-        for seed, (model, head) in enumerate(HEADS.items()):
-            save_file(make_vit(seed, **head).state_dict(), tmp_path / "weights" / f"{model}.safetensors")
-        values = {
-            "name": name,
-            "title": "Tiny",
-            "images": {"source": "folders", "folder": "images", "classes": CLASSES, "count": 3 * per_class},
-            "three_classes": CLASSES,
-            "input": {"size": 32},
-            "models": {
-                model: {"checkpoint": f"weights/{model}.safetensors", "arguments": TINY | head}
-                for model, head in HEADS.items()
-            },
-        }
-        path = tmp_path / f"{name}.yaml"
-        path.write_text(yaml.safe_dump({k: v for k, v in (values | entries).items() if v is not None}, sort_keys=False))
-        return path
 
-    return write
+@pytest.fixture
+def tiny_profile(tmp_path: Path) -> Callable[..., Path]:
+    """A function that writes a profile and what it needs into `tmp_path`: see `write_tiny`."""
+    return partial(write_tiny, tmp_path)
 
 
 @pytest.fixture

@@ -3,14 +3,12 @@
 import csv
 import json
 import tarfile
-from functools import cache
 from io import BytesIO
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 from skimage import data
-from timm.data import ImageNetInfo
 
 from mae_helpers.images.sets import ImageSet, open_images
 from mae_helpers.profile.settings import Images, Input
@@ -31,12 +29,6 @@ EACH = 3
 SIZES = [(64, 96), (96, 64), (120, 80), (75, 100), (60, 60), (118, 62), (81, 97)]  # width, height
 PHOTOGRAPHS = ("astronaut", "coffee", "chelsea", "rocket", "camera", "coins", "moon", "retina", "brick", "grass")
 SETTINGS = Input(size=32)
-
-
-@cache
-def all_classes() -> list[str]:
-    """The thousand WordNet ids in the order of a classifier's outputs."""
-    return ImageNetInfo("imagenet-1k").label_names()
 
 
 def validation_names() -> dict[str, str]:

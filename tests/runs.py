@@ -27,9 +27,9 @@ def tables(profile: str | Path, folder: str | Path) -> None:
     torch.set_num_threads(1)
     real = sweep.measured
 
-    def told(task, compute):
+    def told(task):
         (Path(folder) / f"began-{os.getpid()}").write_text("distributed" if "distributed" in sys.modules else "")
-        found = real(task, compute)
+        found = real(task)
         with (Path(folder) / "computed").open("a") as file:
             file.write(f"{os.getpid()} {task.perturbation.name}\n")
         return found

@@ -1,26 +1,17 @@
 """Accuracy and its intervals: by hand, against SciPy, and the binomial distribution."""
 
-from types import SimpleNamespace
-
 import numpy as np
 import pytest
+from conftest import seen
 from scipy.stats import binom, bootstrap
 
 from mae_helpers.measures.accuracy import accuracy_table, mean_and_interval, top1_percent
 
 
-def seen(models, labels):
-    """The same images for every model: only labels and ids count here."""
-    return dict.fromkeys(models, SimpleNamespace(ids=[str(row) for row in range(len(labels))], labels=np.array(labels)))
-
-
-def test_top1_by_hand():
+@pytest.mark.parametrize(("correct", "percent"), [(True, 100), (False, 0)])
+def test_top1_by_hand_and_of_all_or_none_without_width(correct, percent):
     assert top1_percent(np.array([True, True, False, True]))["top1_percent"] == 75
     assert top1_percent([1, 0, 0, 0, 0])["top1_percent"] == pytest.approx(20)
-
-
-@pytest.mark.parametrize(("correct", "percent"), [(True, 100), (False, 0)])
-def test_top1_of_all_or_none_has_no_width(correct, percent):
     found = top1_percent(np.full(7, correct))
     assert found == {"top1_percent": percent, "top1_low": percent, "top1_high": percent}
 
@@ -50,15 +41,8 @@ def test_accuracy_table_by_hand():
         "sup": {"clean": np.float32([0, 1, 1, 2]), ("fog", 1): np.float32([1, 0, 0, 1])},
     }
     table = accuracy_table(predictions, seen(predictions, [0, 1, 1, 2]))
-    assert list(table.columns) == [
-        "model",
-        "level",
-        "images",
-        "top1_percent",
-        "top1_low",
-        "top1_high",
-        "paired_percent",
-    ]
+    columns = "model level images top1_percent top1_low top1_high paired_percent"
+    assert list(table.columns) == columns.split()
     assert (table["paired_percent"] == table["top1_percent"]).all()
     assert table["model"].tolist() == ["mae", "mae", "sup", "sup"]
     assert table["level"].tolist() == ["clean", ("fog", 1)] * 2

@@ -1,19 +1,13 @@
 """Cosines and norms under perturbations: by hand, and as means of their parts."""
 
-from types import SimpleNamespace
-
 import numpy as np
 import pandas as pd
 import pytest
+from conftest import seen
 
 from mae_helpers.measures.accuracy import mean_and_interval
 from mae_helpers.measures.alignment import alignment, alignment_table, cosine
 from mae_helpers.run.tables import COLUMNS
-
-
-def seen(models, labels):
-    """The same images for every model: only labels and ids count here."""
-    return dict.fromkeys(models, SimpleNamespace(ids=[str(row) for row in range(len(labels))], labels=np.array(labels)))
 
 
 def test_cosine_by_hand():
@@ -32,6 +26,8 @@ def test_cosine_does_not_depend_on_length_and_is_taken_along_the_last_axis():
 def test_cosine_with_a_zero_vector_is_an_error():
     with pytest.raises(ValueError, match="zero vector"):
         cosine(np.ones((2, 3)), np.array([[1.0, 0, 0], [0, 0, 0]]))
+    with pytest.raises(ValueError, match="zero vector"):
+        alignment({"mae": {"clean": np.ones((2, 3)), 10: np.zeros((2, 3))}}, PREDICTIONS, seen(["mae"], LABELS))
 
 
 EMBEDDINGS = {
@@ -55,6 +51,8 @@ def test_alignment_by_hand():
     assert table["norm_difference"].tolist() == pytest.approx([0, 0, 1, 5, 0, 0, 4, 2 - 2**0.5])
     assert table["relative_norm_difference"].tolist() == pytest.approx([0, 0, 1, 1, 0, 0, 4, 1 - 0.5**0.5])
     assert table["correct"].tolist() == [True, True, False, True, False, False, True, True]
+    turned = alignment(EMBEDDINGS, PREDICTIONS, seen(EMBEDDINGS, LABELS), clean=10)
+    assert turned["cosine"].tolist() == pytest.approx([0, 1, 1, 1, 0.8, 0.5**0.5, 1, 1])
 
 
 def test_alignment_table_by_hand():
@@ -69,11 +67,6 @@ def test_alignment_table_by_hand():
     assert table["cosine_wrong"].tolist() == pytest.approx([np.nan, 0, 1, np.nan], nan_ok=True)
     assert table["norm_difference"].tolist() == pytest.approx([0, 3, 0, 3 - 0.5**0.5])
     assert table["relative_norm_difference"].tolist() == pytest.approx([0, 1, 0, 2.5 - 0.5**1.5])
-
-
-def test_alignment_compares_with_the_level_that_is_named():
-    turned = alignment(EMBEDDINGS, PREDICTIONS, seen(EMBEDDINGS, LABELS), clean=10)
-    assert turned["cosine"].tolist() == pytest.approx([0, 1, 1, 1, 0.8, 0.5**0.5, 1, 1])
 
 
 def test_alignment_is_the_weighted_mean_of_correct_and_wrong():
@@ -111,8 +104,3 @@ def test_a_row_of_one_image_is_its_own_interval():
     table = alignment_table(alignment(one, right, seen(one, LABELS[:1])))
     assert table["mean_cosine"].tolist() == pytest.approx([1, 0, 1, 0.8])
     assert table["cosine_low"].tolist() == table["cosine_high"].tolist() == table["mean_cosine"].tolist()
-
-
-def test_alignment_with_an_embedding_of_zeros_is_an_error():
-    with pytest.raises(ValueError, match="zero vector"):
-        alignment({"mae": {"clean": np.ones((2, 3)), 10: np.zeros((2, 3))}}, PREDICTIONS, seen(["mae"], LABELS))

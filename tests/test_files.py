@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from filelock import FileLock, _unix
+from filelock import _unix
 from nbformat import v4
 from nbformat import write as write_notebook
 
@@ -63,10 +63,10 @@ def test_what_a_killed_process_left_of_a_file_is_removed_and_nothing_else(tmp_pa
     dead = subprocess.Popen([sys.executable, "-c", ""])
     dead.wait()
     names = {
-        "dead": f"a.csv.{files._host()}-{dead.pid}-00000000.part",
-        "alive": f"a.csv.{files._host()}-{os.getppid()}-00000000.part",
+        "dead": f"a.csv.{files.HOST}-{dead.pid}-00000000.part",
+        "alive": f"a.csv.{files.HOST}-{os.getppid()}-00000000.part",
         "elsewhere": f"a.csv.another_host-{dead.pid}-00000000.part",
-        "other file": f"b.csv.{files._host()}-{dead.pid}-00000000.part",
+        "other file": f"b.csv.{files.HOST}-{dead.pid}-00000000.part",
         "not ours": "a.csv.part",
         "nor this": "a.csv.x.part",
     }
@@ -186,6 +186,8 @@ def test_a_claim_is_respected_and_vanishes_with_its_process(tmp_path):
 def test_a_file_system_without_locks_is_one_warning_and_cells_are_still_written(
     tiny_profile, tmp_path, monkeypatch, number
 ):
+    """Nor does filelock fall back to files whose mere existence locks: these outlive a killed process."""
+
     def refuse(_):
         raise OSError(number, os.strerror(number))
 
@@ -197,10 +199,3 @@ def test_a_file_system_without_locks_is_one_warning_and_cells_are_still_written(
     written = cell.stat().st_mtime_ns
     assert np.array_equal(clean(here), found)
     assert cell.stat().st_mtime_ns == written
-
-
-def test_a_lock_left_by_a_killed_process_is_no_soft_lock(tmp_path):
-    """filelock would fall back to files whose mere existence locks; these outlive a killed process."""
-    with claim([tmp_path / "one"]) as held:
-        assert held is not None
-        assert isinstance(next(iter(vars(held)["_exit_callbacks"]))[1].__self__, FileLock)

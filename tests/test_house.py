@@ -1,11 +1,11 @@
 """What chapters import, told from the sources alone: a library that one chapter needs does not slow the others."""
 
 import ast
-import json
 
+import nbformat
 import pytest
 
-from mae_helpers.profile.settings import ROOT
+from mae_helpers.run import notebooks
 from mae_helpers.sweep.current import _source, code_behind
 
 ONLY_IN = {  # libraries that take seconds to import: where they may be imported when a chapter starts
@@ -46,11 +46,10 @@ def libraries_of(source):
     return {name.partition(".")[0] for name in seen}
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "notebooks").glob("*.ipynb")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", notebooks.find([]), ids=lambda path: path.stem)
 def test_a_chapter_starts_without_what_only_another_needs(path):
-    cells = [cell for cell in json.loads(path.read_text())["cells"] if cell["cell_type"] == "code"]
-    sources = ["".join(cell["source"]) for cell in cells if not any("%" in line for line in cell["source"])]
-    libraries = set().union(*map(libraries_of, ["".join(source) for source in sources if "import" in source]))
+    cells = [cell.source for cell in nbformat.read(path, 4).cells if cell.cell_type == "code"]
+    libraries = libraries_of("\n".join(cells))
     assert {"mae_helpers"} <= libraries
     for library, chapters in ONLY_IN.items():
         assert library not in libraries or path.stem in chapters, library

@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 
 from mae_helpers.images.pixels import ImageError, resize
 from mae_helpers.perturbations.corruptions import GROUP_OF, SEVERITIES
-from mae_helpers.perturbations.imagenet_c import CorruptedFiles, file_levels, file_name, fingerprint
+from mae_helpers.perturbations.imagenet_c import CorruptedFiles, file_levels, file_name
 from mae_helpers.perturbations.levels import Clean
 from mae_helpers.profile.settings import Images, Model, Profile
 from mae_helpers.sweep import sweep
@@ -131,9 +131,8 @@ def test_what_is_missing_or_broken_is_named(published, images, tmp_path):
 def test_what_is_not_there_is_left_out_where_it_is_optional_and_else_an_error(tmp_path):
     assert file_levels(None, CLASSES) == {}
     assert file_levels(source(tmp_path / "gone", optional=True), CLASSES) == {}
-    for look in (file_levels, fingerprint):
-        with pytest.raises(ImageError, match=r"gone: no such folder of ImageNet-C; correct `folder`"):
-            look(source(tmp_path / "gone"), CLASSES)
+    with pytest.raises(ImageError, match=r"gone: no such folder of ImageNet-C; correct `folder`"):
+        file_levels(source(tmp_path / "gone"), CLASSES)
     (tmp_path / "here").mkdir()
     for optional in (False, True):
         with pytest.raises(ImageError, match=r"here: no corruption of ImageNet-C in it; expected folders such as"):
@@ -141,32 +140,29 @@ def test_what_is_not_there_is_left_out_where_it_is_optional_and_else_an_error(tm
 
 
 @pytest.mark.parametrize("classes", [CLASSES, "all", []])
-def test_the_state_follows_the_files_of_wanted_classes(published, tmp_path, classes):
+def test_the_state_follows_the_files_of_wanted_classes(published, images, tmp_path, classes):
     root = shutil.copytree(published, tmp_path / "c")
     others = [name for name in CLASSES if name != DOG]
-    before, before_others = fingerprint(source(root), classes), fingerprint(source(root), others)
-    assert fingerprint(source(root), classes) == before
+    before, before_others = file_levels(source(root), classes), file_levels(source(root), others)
+    assert file_levels(source(root), classes) == before
     folder = root / "gaussian_noise" / "5" / DOG
-    (folder / "ILSVRC2012_val_00000073.JPEG").unlink()
-    os.utime(folder, ns=(1, 1))
-    after = fingerprint(source(root), classes)
-    assert after != before
-    assert fingerprint(source(root), others) == before_others
-    (folder.parent / "n01440764").mkdir()
-    assert (fingerprint(source(root), classes) == after) == (classes == CLASSES)
-
-
-def test_a_file_that_is_overwritten_in_place_is_noticed_and_makes_another_cell(published, images, tmp_path):
-    """The folder's own time stays as it was."""
-    root = shutil.copytree(published, tmp_path / "c")
-    before, folder = file_levels(source(root), CLASSES)["contrast", 1], root / "contrast" / "1" / DOG
     time = folder.stat().st_mtime_ns
     with (folder / "ILSVRC2012_val_00000003.JPEG").open("r+b") as file:
         Image.new("RGB", (60, 60)).save(file, "JPEG")
-    assert folder.stat().st_mtime_ns == time
-    after = file_levels(source(root), CLASSES)["contrast", 1]
-    assert repr(before) != repr(after), "the fields of a perturbation are part of a cell's key"
-    assert read(images, after)[0].max() == 0
+    assert folder.stat().st_mtime_ns == time, "overwritten in place"
+    overwritten = file_levels(source(root), classes)["gaussian_noise", 5]
+    assert repr(overwritten) != repr(before["gaussian_noise", 5]), (
+        "the fields of a perturbation are part of a cell's key"
+    )
+    assert read(images, overwritten)[0].max() == 0
+    (folder / "ILSVRC2012_val_00000073.JPEG").unlink()
+    os.utime(folder, ns=(1, 1))
+    after = file_levels(source(root), classes)
+    assert after["gaussian_noise", 5] != overwritten
+    assert after != before
+    assert file_levels(source(root), others) == before_others
+    (folder.parent / "n01440764").mkdir()
+    assert (file_levels(source(root), classes) == after) == (classes == CLASSES)
 
 
 @torch.no_grad()

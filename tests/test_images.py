@@ -6,16 +6,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from photographs import PAPER as WORDNET
 from PIL import Image
 from torchvision.transforms import v2
 
 from mae_helpers.demo.build_images import PER_CLASS, select
 from mae_helpers.demo.data import CLASSES, MEAN, STD
 from mae_helpers.images import sets as module
-from mae_helpers.images.layouts import class_index
 from mae_helpers.images.pixels import ImageError, resize
-from mae_helpers.images.sets import fingerprint, first_images, open_images, second_images
+from mae_helpers.images.sets import fingerprint, first_images, open_images
 from mae_helpers.profile.settings import Images, Input, load_profile
 
 SETTINGS = Input(size=16, mean=[0.5, 0.4, 0.3], std=[0.5, 0.25, 0.2])
@@ -74,7 +72,8 @@ def test_bundled_images_that_are_missing_or_not_the_expected_ones_are_an_error(m
 
 
 def test_digits_are_the_demos_second_images():
-    digits = second_images(load_profile("demo"))
+    demo = load_profile("demo")
+    digits = open_images(demo.second_images, demo.input)
     assert digits.names == [str(number) for number in range(10)]
     assert set(digits.labels) == {-1}
     assert list(digits.ids) == [f"digits/{row:04d}" for row in range(100)], "no class is asked for: in their own order"
@@ -85,43 +84,33 @@ def test_digits_are_the_demos_second_images():
     assert len(opened("digits")) == 1797
 
 
-def test_no_second_images_is_none(tiny_profile):
-    assert second_images(load_profile(tiny_profile())) is None
-
-
-NAMES = {"bundled": list(CLASSES), "digits": list("0123456789"), "folders": ["ant", "cat", "dog"]}
+NAMES = {"bundled": list(CLASSES), "digits": list("0123456789")}
 SHARED = [(source, classes) for source in NAMES for classes in (None, "all", "two")]
 
 
 @pytest.mark.parametrize(("source", "classes"), [case for case in SHARED if case != ("digits", None)])
-def test_every_source_shares_its_count_evenly_by_the_classes_asked_for(tmp_path, source, classes):
-    folder = write_folders(tmp_path, NAMES["folders"]) if source == "folders" else None
+def test_every_source_shares_its_count_evenly_by_the_classes_asked_for(source, classes):
     wanted = NAMES[source][2:0:-1] if classes == "two" else NAMES[source]
-    found = opened(source, folder, wanted if classes == "two" else classes or [], count=2 * len(wanted))
+    found = opened(source, classes=wanted if classes == "two" else classes or [], count=2 * len(wanted))
     assert found.classes.tolist() == np.repeat(wanted, 2).tolist()
     numbers = [-1 if source == "digits" else NAMES[source].index(name) for name in wanted]
     assert found.labels.tolist() == np.repeat(numbers, 2).tolist(), "the position among all classes, wanted or not"
-    whole = opened(source, folder)
+    whole = opened(source)
     first = {name: np.flatnonzero(whole.classes == name)[:2] for name in wanted}
     assert list(found.ids) == [whole.ids[row] for name in wanted for row in first[name]]
     assert torch.equal(found.tensor([3]), whole.tensor([first[wanted[1]][1]]))
 
 
 @pytest.mark.parametrize("source", NAMES)
-def test_classes_that_do_not_fit_a_source_are_named(tmp_path, source):
-    folder, names = write_folders(tmp_path, NAMES["folders"]) if source == "folders" else None, NAMES[source]
-    place = folder or source
+def test_classes_that_do_not_fit_a_source_are_named(source):
+    names = NAMES[source]
     for classes, count, message in (
-        (
-            [names[0], "cow"],
-            None,
-            rf"{place}: no images of the classes \['cow'\]; it holds \['{names[0]}', '{names[1]}'",
-        ),
-        (names, len(names) + 1, rf"{place}: count {len(names) + 1} cannot be shared evenly by {len(names)} classes"),
-        ("all", len(names) * 500, rf"{place}/{names[0]}: \d+ images, 500 were asked for; lower images\.count"),
+        ([names[0], "cow"], None, rf"no images of the classes \['cow'\]; it holds \['{names[0]}', '{names[1]}'"),
+        (names, 11, "count 11 cannot be shared evenly by 10 classes"),
+        ("all", 5000, rf"{names[0]}: \d+ images, 500 were asked for; lower images\.count"),
     ):
-        with pytest.raises(ImageError, match=message):
-            opened(source, folder, classes, count=count)
+        with pytest.raises(ImageError, match=f"{source}.*{message}"):
+            opened(source, classes=classes, count=count)
 
 
 @pytest.mark.parametrize("source", ["flat", "digits"])
@@ -131,53 +120,10 @@ def test_too_few_images_in_all_are_an_error(tmp_path, source):
         opened(source, tmp_path / "cat" if source == "flat" else None, count=5000)
 
 
-def test_folders_are_walked_in_sorted_order(tmp_path):
-    found = opened("folders", write_folders(tmp_path))
-    assert found.ids == [f"{kind}/{number}.png" for kind in ("cat", "dog") for number in range(3)]
-    assert found.classes.tolist() == ["cat"] * 3 + ["dog"] * 3
-    assert found.labels.tolist() == [0, 0, 0, 1, 1, 1]
-    expected = resize(Image.fromarray(noise(20, 24, 3, seed=1)), 16, "squash")
-    assert np.array_equal(np.asarray(found.image(4)), np.asarray(expected))
-    (tmp_path / "cat" / "notes.txt").write_text("not an image")
-    assert opened("folders", tmp_path).ids == found.ids
-
-
 @pytest.mark.parametrize("source", ["folders", "flat"])
 def test_missing_folder_is_named(tmp_path, source):
     with pytest.raises(ImageError, match=r"nowhere: no such folder"):
         opened(source, tmp_path / "nowhere")
-
-
-def test_flat_folder_has_no_labels(tmp_path):
-    write_folders(tmp_path, ("cat",))
-    found = opened("flat", tmp_path / "cat", count=2)
-    assert found.ids == ["0.png", "1.png"]
-    assert found.labels.tolist() == [-1, -1]
-
-
-@pytest.mark.parametrize("name", ["cut.jpg", "empty.png", "text.png"])
-def test_unreadable_file_is_an_error_with_its_path(tmp_path, name):
-    path = tmp_path / name
-    if name == "cut.jpg":
-        Image.fromarray(noise(64, 64, 3)).save(path)
-        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-    else:
-        path.write_text("" if name == "empty.png" else "this is no image")
-    with pytest.raises(ImageError, match=rf"{path}: not a readable image .*; replace or remove"):
-        opened("flat", tmp_path).tensor([0])
-
-
-@pytest.mark.parametrize("position", [0, 3, 999])
-def test_a_wordnet_id_finds_its_index_by_table_and_another_name_has_its_position(position):
-    assert class_index("n02106662", position) == 235
-    assert class_index("n04273569", position) == 814
-    assert class_index("german shepherd", position) == position
-
-
-def test_folders_of_wordnet_ids_get_the_papers_indices_wherever_they_stand(tmp_path):
-    folder = write_folders(tmp_path, tuple(WORDNET), each=1)
-    assert opened("folders", folder, WORDNET).labels.tolist() == list(WORDNET.values())
-    assert opened("folders", folder, ["n04065272"]).labels.tolist() == [757]
 
 
 def test_squash_keeps_the_edges_and_crop_drops_them():
@@ -214,14 +160,6 @@ def test_another_models_normalisation_changes_values_and_nothing_else(tiny_image
     assert other.ids == tiny_images.ids
     assert (other.input.size, other.input.resize) == (tiny_images.input.size, tiny_images.input.resize)
     assert tiny_images.normalised_as(None, None) is tiny_images
-
-
-@pytest.mark.parametrize("size", [1, 5, 12, 100])
-def test_batches_equal_single_images(tiny_images, size):
-    rows, ids, tensors = zip(*tiny_images.batches(size), strict=True)
-    assert [row for batch in rows for row in batch] == list(range(12))
-    assert [name for batch in ids for name in batch] == list(tiny_images.ids)
-    assert torch.equal(torch.cat(tensors), torch.cat([tiny_images.tensor([row]) for row in range(12)]))
 
 
 def test_subset_takes_the_first_of_each_class_in_the_order_asked_for(tiny_images):
@@ -296,18 +234,17 @@ def test_changed_images_are_no_longer_the_profiles(demo):
 
 @pytest.mark.parametrize("hold", [False, True])
 def test_images_taken_after_a_change_keep_theirs(tiny_images, hold):
-    whole = tiny_images.changed(darkened)
-    found = (whole.held() if hold else whole).take([7, 2, 11])
+    whole = tiny_images.held(1, darkened) if hold else tiny_images.changed(darkened)
+    found = whole.take([7, 2, 11])
     assert torch.equal(found.tensor(range(3)), whole.tensor([7, 2, 11]))
     assert torch.equal(tiny_images.take([7, 2, 11]).changed(darkened).tensor(range(3)), found.tensor(range(3)))
     assert torch.equal(found.subset(["dog"]).tensor([0]), whole.tensor([11]))
 
 
-@pytest.mark.parametrize("change", [None, darkened])
-def test_held_images_are_the_same_and_are_read_once(tiny_images, change):
-    images = tiny_images if change is None else tiny_images.changed(change)
+def test_held_images_are_the_same_and_are_read_once(tiny_images):
+    images = tiny_images.changed(darkened)
     counted, rows = counting(tiny_images)
-    held = counted.held(1, change)
+    held = counted.held(1, darkened)
     assert rows == list(range(12))
     assert all(np.array_equal(held.pixels(row), images.pixels(row)) for row in range(12))
     assert torch.equal(held.tensor([3, 0, 3]), images.tensor([3, 0, 3]))
@@ -316,12 +253,8 @@ def test_held_images_are_the_same_and_are_read_once(tiny_images, change):
     assert torch.equal(held.normalised_as([0.1, 0.2, 0.3], [0.5, 0.6, 0.7]).tensor(range(12)), other)
     assert rows == list(range(12)), "nothing is read again"
     assert torch.equal(held.changed(darkened).tensor([4]), images.changed(darkened).tensor([4])), "nor hidden"
-
-
-def test_images_that_are_not_held_are_read_at_every_look(tiny_images):
-    counted, rows = counting(tiny_images)
     counted.tensor([3, 0, 3])
-    assert rows == [3, 0, 3]
+    assert rows[12:] == [3, 0, 3], "what is not held is read at every look"
 
 
 def test_fingerprint_follows_a_folders_files(tmp_path):

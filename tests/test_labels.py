@@ -1,6 +1,7 @@
 """Ground-truth files: every usual kind gives the same classes, and one that does not fit is refused."""
 
 import shutil
+from pathlib import Path
 
 import numpy as np
 import photographs
@@ -8,6 +9,7 @@ import pytest
 from photographs import PAPER, opened
 from scipy.io import savemat
 
+from mae_helpers.images.labels import wordnet_ids
 from mae_helpers.images.pixels import ImageError
 
 FILES = {
@@ -39,7 +41,7 @@ def by_number(fill):
 
 def kit_numbers():
     """The development kit's own number of each class: here the sorted order of some of them, backwards."""
-    names = sorted({*PAPER, *photographs.all_classes()[:20]})
+    names = sorted({*PAPER, *wordnet_ids()[:20]})
     return {name: len(names) - row for row, name in enumerate(names)}
 
 
@@ -91,7 +93,9 @@ def test_every_kind_of_file_gives_the_same_classes(copy, tmp_path, kind, place):
 def test_a_named_file_comes_before_one_that_lies_beside(copy, tmp_path):
     photographs.write_kaggle(copy / "LOC_val_solution.csv", dict.fromkeys(photographs.validation_names(), "n01440764"))
     assert set(opened(copy, classes="all").labels) == {0}
-    assert len(set(opened(copy, classes="all", labels=str(write("ids", tmp_path))).labels)) == 10
+    named = write("ids", tmp_path)
+    named.write_text(named.read_text(), "utf-8-sig")  # with the mark that some editors put first
+    assert len(set(opened(copy, classes="all", labels=str(named)).labels)) == 10
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -135,43 +139,35 @@ def lacking(path):
     write_kit(path.parent, {name: number for name, number in kit_numbers().items() if name != "n02106662"})
 
 
+def valued(value):
+    """A file in which one image has another class."""
+    return lines(lambda rows: [row.replace("00000073.JPEG 235", f"00000073.JPEG {value}") for row in rows])
+
+
+def meta(write):
+    """The kit with another meta.mat."""
+    return lambda path: write(path.with_name("meta.mat"))
+
+
+NOT_IN_IT = r": ILSVRC2012_val_00000073\.JPEG is not in it"
+NO_CLASS = r"val\.txt: ILSVRC2012_val_00000073\.JPEG is {}; expected a WordNet id or an index from 0 to 999"
+STRANGE = ["1000", "n00000000", "dog", "-1", "2.0", "1e3"]
+LONG = {"9" * 5000: r"9{10,}\.\.\.9+", "x" * 4000: r"x{10,}\.\.\.x+"}
+NO_KIT = r"meta\.mat: not the development kit's \(.+\); copy it again"
+LACKING = rf"00000003\.JPEG is number {kit_numbers()['n02106662']}, which meta\.mat lacks"
 REFUSALS = [  # the kind of file, what is done to it, and what is said
-    *((kind, lines(without_one), r": ILSVRC2012_val_00000073\.JPEG is not in it") for kind in KINDS[:3]),
-    *(
-        (
-            "names and indices",
-            lines(
-                lambda rows, value=value: [row.replace("00000073.JPEG 235", f"00000073.JPEG {value}") for row in rows]
-            ),
-            rf"val\.txt: ILSVRC2012_val_00000073\.JPEG is {value}; expected a WordNet id or an index from 0 to 999",
-        )
-        for value in ("1000", "n00000000", "dog", "-1", "2.0")
-    ),
+    *((kind, lines(without_one), NOT_IN_IT) for kind in KINDS[:3]),
+    *(("names and indices", valued(value), NO_CLASS.format(value)) for value in STRANGE),
+    *(("names and indices", valued(value), NO_CLASS.format(told)) for value, told in LONG.items()),
     ("ids", lines(lambda rows: rows[:-1]), "205 lines do not fit 30 images; use the file of this very set"),
     ("ids", lambda path: path.write_text("\n\n"), "nothing in it; use a ground-truth file of these images"),
     ("ids", lambda path: path.write_bytes(b"\xff\xfe\x00"), "not text in UTF-8"),
     ("names and ids", lines(lambda rows: [*rows, rows[0][:-9] + "n01440764"]), "is in it twice, as 'n01440764' too"),
     ("kaggle", lambda path: path.unlink(), "no such file; name a ground-truth file as `labels`"),
-    (
-        "development kit",
-        lambda path: path.with_name("meta.mat").unlink(),
-        r"the development kit's own order; put the kit's meta\.mat beside it",
-    ),
-    (
-        "development kit",
-        lacking,
-        rf"00000003\.JPEG is number {kit_numbers()['n02106662']}, which meta\.mat lacks",
-    ),
-    (
-        "development kit",
-        lambda path: path.with_name("meta.mat").write_text("no matrix, but long enough to be read as a header " * 9),
-        r"meta\.mat: not the development kit's \(.+\); copy it again",
-    ),
-    (
-        "development kit",
-        lambda path: savemat(path.with_name("meta.mat"), {"classes": np.arange(3)}),
-        r"meta\.mat: not the development kit's \(.+\); copy it again",
-    ),
+    ("development kit", meta(Path.unlink), r"the development kit's own order; put the kit's meta\.mat beside it"),
+    ("development kit", lacking, LACKING),
+    ("development kit", meta(lambda path: path.write_text("no matrix, but as long as a header " * 9)), NO_KIT),
+    ("development kit", meta(lambda path: savemat(path, {"classes": np.arange(3)})), NO_KIT),
 ]
 
 

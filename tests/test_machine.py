@@ -15,6 +15,7 @@ from mae_helpers.measures.attention import Rollout
 from mae_helpers.measures.features import head_features
 from mae_helpers.measures.subspaces import Moments
 from mae_helpers.perturbations.levels import Clean
+from mae_helpers.profile import machine
 from mae_helpers.profile.machine import Compute, computing_of, number_format, pick_device
 from mae_helpers.profile.settings import Computing
 from mae_helpers.run import chapter
@@ -63,11 +64,6 @@ def test_out_of_memory_halves_the_batch_and_begins_again(tiny_vit, tiny_images, 
         np.testing.assert_allclose(found[name], expected, rtol=1e-4, atol=1e-6)
     one_pass(tiny_vit, tiny_images, {"greedy": greedy}, compute=compute)
     assert greedy.refused == [12, 6], "what fitted is kept for the next pass"
-
-
-def test_always_out_of_memory_ends_in_a_clear_error(tiny_vit, tiny_images):
-    with pytest.raises(MemoryError, match="no memory for one image; use --device cpu"):
-        one_pass(tiny_vit, tiny_images, {"greedy": OutOfMemory(0)}, compute=Compute(batch_size=4))
 
 
 def test_other_errors_do_not_shrink_the_batch(tiny_vit, tiny_images):
@@ -157,12 +153,6 @@ def test_a_notebooks_precision_goes_before_the_profiles_and_a_wrong_one_is_named
             computing_of(Computing(), wrong)
 
 
-def test_precision_and_compilation_tell_results_apart():
-    kinds = [Compute(), Compute(precision="bf16"), Compute(compile=True)]
-    assert len({kind.identity for kind in kinds}) == 3
-    assert Compute(batch_size=7).identity == Compute(workers=5).identity
-
-
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 @pytest.mark.parametrize(("precision", "tolerance"), [("float32", 1e-4), ("tf32", 0.01), ("bf16", BF16_TOLERANCE)])
 def test_a_gpu_agrees_with_the_cpu(tiny_vit, tiny_images, precision, tolerance):
@@ -183,6 +173,7 @@ def test_a_gpu_agrees_with_the_cpu(tiny_vit, tiny_images, precision, tolerance):
 )
 def test_a_sweep_survives_one_lack_of_memory_and_names_a_lasting_one(tmp_path, tiny_profile, error):
     """Of a GPU, of NumPy and of PyTorch on the CPU: once, the result is the same; always, it is one clear error."""
+    machine._once.cache_clear()  # a process remembers what was too large
     path, room = tiny_profile(compute={"batch_size": 12}), [12]
 
     def short(module, given):

@@ -18,9 +18,7 @@ import warnings
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
 from datetime import timedelta
-from functools import partial
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -30,6 +28,7 @@ import papermill
 import pytest
 import torch
 import yaml
+from conftest import write_tiny
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -37,7 +36,6 @@ from safetensors.torch import load_file, save_file
 
 import mae_helpers
 from mae_helpers.encoder.weights import CheckpointError, load_model
-from mae_helpers.images.decoded import decoded
 from mae_helpers.images.pixels import ImageError
 from mae_helpers.images.sets import first_images, open_images
 from mae_helpers.profile.parameters import check_parameter, parse_value, shown
@@ -68,13 +66,18 @@ def outcome(act: Callable[[], object], *about: str) -> object:
     try:
         return act()
     except ERRORS as error:
-        caught = error
+        check_error(error, *about)
+    return None
+
+
+def check_error(caught: BaseException, *about: str) -> None:
+    """It is one of ours, raised in our code, and names one of `about` in a few lines."""
+    assert isinstance(caught, ERRORS), repr(caught)
     where, told = Path(traceback.extract_tb(caught.__traceback__)[-1].filename), str(caught)
     assert where.is_relative_to(OURS), f"{type(caught).__name__} from the depths of {where}: {told}"
     assert any(name in told for name in about), f"{about} are not in: {told}"
     assert told.count("\n") <= LINES, told
     assert len(told) <= LENGTH, told
-    return None
 
 
 @contextlib.contextmanager
@@ -89,29 +92,8 @@ def untouched(folder: Path) -> Iterator[Path]:
 @pytest.fixture(scope="module")
 def home(tmp_path_factory):
     """A folder with the tiny profile, its images and checkpoints, and a place for what is drawn."""
-    from conftest import CLASSES, HEADS, TINY, make_vit
-
     root = tmp_path_factory.mktemp("malformed")
-    generator = np.random.default_rng(1)
-    for label in CLASSES:
-        (root / "images" / label).mkdir(parents=True)
-        for number in range(4):
-            pixels = generator.integers(0, 256, (40, 48, 3), dtype=np.uint8)
-            Image.fromarray(pixels).save(root / "images" / label / f"{number:03d}.png")
-    (root / "weights").mkdir()
-    for seed, (model, head) in enumerate(HEADS.items()):
-        save_file(make_vit(seed, **head).state_dict(), root / "weights" / f"{model}.safetensors")
-    values = {
-        "name": "tiny",
-        "images": {"source": "folders", "folder": "images", "classes": CLASSES, "count": 12},
-        "three_classes": CLASSES,
-        "input": {"size": 32},
-        "models": {
-            model: {"checkpoint": f"weights/{model}.safetensors", "arguments": TINY | head}
-            for model, head in HEADS.items()
-        },
-    }
-    (root / "tiny.yaml").write_text(yaml.safe_dump(values, sort_keys=False))
+    write_tiny(root)
     return root
 
 
@@ -139,31 +121,32 @@ ENTRIES += [("models", "mae_pretrained"), ("models", ""), ("models", 3)]
 MUTATION = st.tuples(st.sampled_from(ENTRIES), st.one_of(st.sampled_from([*ODD, KeyError]), st.text(max_size=12)))
 MERGES = "\n".join(f"m{n}: &m{n} {{<<: [*m{n - 1}, *m{n - 1}]}}" for n in range(1, 40))
 LAUGHS = "\n".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]" for n in range(1, 12))
-TEXTS = {
-    "bomb": lambda good: f"a0: &a0 [x]\n{LAUGHS}\n{good.replace('name: tiny', 'name: *a11')}".encode(),
-    "merges": lambda good: f"m0: &m0 {{x: 1}}\n{MERGES}\n{good}".encode(),
-    "itself": lambda good: good.replace("name: tiny", "name: &a [*a]").encode(),
-    "twice": lambda good: (good + "input: {size: 64}\n").encode(),
-    "tag system": lambda good: (good + "about: !!python/object/apply:os.system ['touch CANARY']\n").encode(),
-    "tag name": lambda good: (good + "about: !!python/name:os.system\n").encode(),
-    "tag int": lambda good: good.replace("size: 32", "size: !!int x").encode(),
-    "tag bool": lambda good: good.replace("size: 32", "size: !!bool x").encode(),
-    "tag set": lambda good: good.replace("size: 32", "size: !!set {a, b}").encode(),
-    "date": lambda good: good.replace("name: tiny", "name: 2024-02-31").encode(),
-    "long": lambda good: good.replace("size: 32", f"size: {'9' * 6000}").encode(),
-    "deep": lambda good: (good + f"about: {'[' * 3000}{']' * 3000}\n").encode(),
-    "surrogate": lambda good: good.replace("name: tiny", 'name: "\\ud800"').encode(),
-    "two documents": lambda good: f"{good}---\n{good}".encode(),
-    "utf-16": lambda good: good.encode("utf-16"),
-    "utf-16 without mark": lambda good: good.encode("utf-16-le"),
-    "byte order mark": lambda good: good.encode("utf-8-sig"),
-    "latin-1": lambda good: good.replace("name: tiny", "name: Grün").encode("latin-1"),
-    "tabs": lambda good: good.replace("  ", "\t").encode(),
-    "cut": lambda good: good.encode()[: good.index("three_classes") + 5],
-    "list": lambda good: b"- a\n- b\n",
-    "word": lambda good: b"tiny",
-    "nothing": lambda good: b"",
-    "zeros": lambda good: bytes(64),
+UNREAD = "not valid YAML"
+TEXTS = {  # a good profile, altered, and what is said of it; None where it is still right
+    "bomb": (lambda good: f"a0: &a0 [x]\n{LAUGHS}\n{good.replace('name: tiny', 'name: *a11')}", UNREAD),
+    "merges": (lambda good: f"m0: &m0 {{x: 1}}\n{MERGES}\n{good}", UNREAD),
+    "itself": (lambda good: good.replace("name: tiny", "name: &a [*a]"), UNREAD + ": it holds itself through an alias"),
+    "twice": (lambda good: good + "input: {size: 64}\n", UNREAD + ": the key 'input' stands twice in one mapping"),
+    "tag system": (lambda good: good + "about: !!python/object/apply:os.system ['touch CANARY']\n", UNREAD),
+    "tag name": (lambda good: good + "about: !!python/name:os.system\n", UNREAD),
+    "tag int": (lambda good: good.replace("size: 32", "size: !!int x"), UNREAD),
+    "tag bool": (lambda good: good.replace("size: 32", "size: !!bool x"), UNREAD),
+    "tag set": (lambda good: good.replace("size: 32", "size: !!set {a, b}"), "input.size is "),
+    "date": (lambda good: good.replace("name: tiny", "name: 2024-02-31"), UNREAD),
+    "long": (lambda good: good.replace("size: 32", f"size: {'9' * 6000}"), UNREAD),
+    "deep": (lambda good: good + f"about: {'[' * 3000}{']' * 3000}\n", UNREAD + ": nested too deeply"),
+    "surrogate": (lambda good: good.replace("name: tiny", 'name: "\\ud800"'), UNREAD),
+    "two documents": (lambda good: f"{good}---\n{good}", UNREAD),
+    "utf-16": (lambda good: good.encode("utf-16"), None),
+    "utf-16 without mark": (lambda good: good.encode("utf-16-le"), UNREAD),
+    "byte order mark": (lambda good: good.encode("utf-8-sig"), None),
+    "latin-1": (lambda good: good.replace("name: tiny", "name: Grün").encode("latin-1"), UNREAD),
+    "tabs": (lambda good: good.replace("  ", "\t"), UNREAD),
+    "cut": (lambda good: good[: good.index("three_classes") + 5], UNREAD),
+    "list": (lambda good: "- a\n- b\n", "is ['a', 'b']; use a mapping"),
+    "word": (lambda good: "tiny", "is 'tiny'; use a mapping"),
+    "nothing": (lambda good: "", "is None; use a mapping"),
+    "zeros": (lambda good: bytes(64), UNREAD),
 }
 
 
@@ -223,25 +206,31 @@ def known_places(values: object) -> list[str]:
     return [*told, *(shown(value)[1:-1] for value in told), "VisionTransformer", "bundled", "class", "digits"]
 
 
-@drawn(2 * len(TEXTS))
-@given(st.sampled_from(sorted(TEXTS)))
+@pytest.mark.parametrize("name", TEXTS)
 def test_a_file_that_is_hardly_a_profile_is_right_or_refused(home, name):
-    path, good = home / "odd.yaml", (home / "tiny.yaml").read_text()
-    path.write_bytes(TEXTS[name](good).replace(b"CANARY", str(home / "canary").encode()))
+    path, (alter, told) = home / "odd.yaml", TEXTS[name]
+    content = alter((home / "tiny.yaml").read_text())
+    content = content.encode() if isinstance(content, str) else content
+    path.write_bytes(content.replace(b"CANARY", str(home / "canary").encode()))
     try:
         with untouched(home):
-            profile = outcome(lambda: load_profile(path), "odd.yaml")
+            profile = outcome(lambda: load_profile(path), f"{path}: {told}")
     finally:
         path.unlink()
-    assert (profile is not None) == (name in ("utf-16", "byte order mark"))
+    assert (profile is None) == (told is not None)
     if profile:
         same = load_profile(home / "tiny.yaml")
         assert profile == same.model_copy(update={"path": profile.path})
 
 
-@pytest.mark.parametrize("name", ["", ".", "..", "/", "x" * 5000, "a\0b", "~nobody/x", "\n", "../demo", "/dev/null"])
+NO_NAMES = ["papr", "", ".", "..", "/", "x" * 5000, "a\0b", "~nobody/x", "\n", "../demo", "/dev/null"]
+
+
+@pytest.mark.parametrize("name", NO_NAMES)
 def test_a_name_of_no_profile_is_refused(name):
-    with pytest.raises(ProfileError, match="unknown profile"):
+    with pytest.raises(
+        ProfileError, match=r"unknown profile '.*: neither a bundled one \(demo, paper\) nor a YAML file"
+    ):
         load_profile(name)
 
 
@@ -424,111 +413,25 @@ MEMBERS = {
 HARMLESS = {"good", "folder", "newline", "label"}
 
 
-def packed(path: Path, names: list[str], cut: float | None, squeezed: bool) -> None:
-    with tarfile.open(path, "w:gz" if squeezed else "w") as file:
-        for name in names:
-            info, content = MEMBERS[name]
-            file.addfile(info, io.BytesIO(content))
-    if cut is not None:
-        path.write_bytes(path.read_bytes()[: int(cut * path.stat().st_size)])
-
-
 @pytest.mark.parametrize("name", MEMBERS)
 def test_an_odd_member_of_an_archive_is_right_or_refused(tmp_path, name):
-    check_archive(tmp_path, [name], None, False)
-
-
-@drawn(40)
-@given(
-    st.lists(st.sampled_from(sorted(MEMBERS)), min_size=0, max_size=2, unique=True),
-    st.one_of(st.none(), st.none(), st.floats(0, 0.99)),
-    st.sampled_from([False, False, False, True]),
-)
-def test_an_odd_archive_is_right_or_refused(tmp_path_factory, names, cut, squeezed):
-    check_archive(tmp_path_factory.mktemp("odd"), names, cut, squeezed)
-
-
-def check_archive(root: Path, names: list[str], cut: float | None, squeezed: bool) -> None:
-    names = ["good", *(name for name in names if name != "good")]
-    packed(root / "all.tar", names, cut, squeezed)
+    """Each beside a good one, and beside each other."""
+    archive, right = tmp_path / "all.tar", expected(PLAIN["PNG"], PICTURE)
 
     def look() -> list[np.ndarray]:
-        images, _ = opened(root / "all.tar")
+        images, _ = opened(archive)
         return [np.asarray(images.image(row)) for row in range(len(images))]
 
-    with untouched(root):
-        found = outcome(look, "all.tar")
-    if found is None:
-        assert not set(names) <= HARMLESS - {"label", "newline"} or cut is not None or squeezed
-        return
-    assert set(names) <= HARMLESS
-    assert len(found) == 1 + ("newline" in names)
-    assert all(np.array_equal(one, expected(PLAIN["PNG"], PICTURE)) for one in found)
-
-
-# --- labels and decoded blocks --------------------------------------------------------------------------------------
-
-LINES_OF = st.sampled_from(
-    [
-        *("a.png 0", "b.png 1", "a.png 5", "a.png,n01440764", "b.png\tn01443537 7", "b.png ٣", "n01440764", "1"),
-        *("a.png 1000", "a.png -1", "a.png 1e3", f"a.png {'9' * 5000}", f"b.png {'x' * 4000}", "a.png", "\x00", ""),
-        "ImageId,PredictionString",
-    ]
-)
-MEANT = {"0": 0, "1": 1, "5": 5, "n01440764": 0, "n01443537": 1, "٣": 3}
-
-
-@drawn(50)
-@given(st.lists(LINES_OF, max_size=4), st.sampled_from(["utf-8", "utf-8-sig", "utf-16", "latin-1"]))
-def test_an_odd_file_of_labels_is_right_or_refused(tmp_path_factory, lines, encoding):
-    root = tmp_path_factory.mktemp("odd")
-    for name in ("a.png", "b.png"):
-        (root / name).write_bytes(PLAIN["PNG"])
-    (root / "val.txt").write_bytes("\n".join(lines).encode(encoding, "replace"))
-    found = outcome(
-        lambda: open_images(Images(source="flat", folder=str(root), classes="all"), Input(size=SIDE)),
-        "val.txt",
-        str(root),
-    )
-    if found is None:
-        return
-    said = [line.replace(",", " ").split() for line in lines]
-    said = {line[0]: line[1] for line in said if len(line) > 1} or dict(
-        zip(found.ids, [line[0] for line in said if line], strict=True)
-    )
-    assert {name: int(label) for name, label in zip(found.ids, found.labels, strict=True)} == {
-        name: MEANT[said[name]] for name in ("a.png", "b.png")
-    }
-
-
-@drawn(25)
-@given(
-    st.one_of(
-        st.sampled_from([b"", b"\x93NUMPY", b"PK\x03\x04" + bytes(50), pickle.dumps([1]), b"{}"]),
-        st.binary(max_size=200),
-        st.sampled_from(["npz", "other shape", "other type", "objects", "fortran", "cut"]),
-    )
-)
-def test_a_damaged_file_of_decoded_images_is_made_anew(home, tmp_path_factory, content):
-    folder = tmp_path_factory.mktemp("pixels")
-    images = open_images(Images(source="folders", folder=str(home / "images"), classes="all"), Input(size=SIDE))
-    right = np.stack([np.asarray(images.image(row)) for row in range(len(images))])
-    decoded(images, folder).pixels(0)
-    (path,) = folder.rglob("*.npy")
-    stored, buffer = np.load(path), io.BytesIO()
-    arrays = {"fortran": np.asfortranarray(right), "objects": np.array([{}, None], object), "cut": stored}
-    arrays |= {"other shape": stored[:0], "other type": right.astype(np.float32)}
-    if content == "npz":
-        np.savez(buffer, right)
-    elif isinstance(content, str):
-        np.save(buffer, arrays[content], allow_pickle=content == "objects")
-    path.write_bytes(content if isinstance(content, bytes) else buffer.getvalue()[: -7 if content == "cut" else None])
-    with warnings.catch_warnings(record=True) as told:
-        warnings.simplefilter("always")
-        found = decoded(images, folder)
-        again = np.stack([np.asarray(found.image(row)) for row in range(len(found))])
-    assert np.array_equal(again, right)
-    assert any(str(path) in str(one.message) for one in told)
+    for other in MEMBERS:
+        names = {"good", name, other}
+        with tarfile.open(archive, "w") as file:
+            for info, content in (MEMBERS[one] for one in MEMBERS if one in names):
+                file.addfile(info, io.BytesIO(content))
+        with untouched(tmp_path):
+            found = outcome(look, "all.tar")
+        assert (found is not None) == (names <= HARMLESS and not {"label", "newline"} <= names)
+        assert found is None or len(found) == 1 + ("newline" in names)
+        assert all(np.array_equal(one, right) for one in found or ())
 
 
 # --- checkpoints ----------------------------------------------------------------------------------------------------
@@ -688,10 +591,9 @@ def small(home):
     values = yaml.safe_load((home / "tiny.yaml").read_text())
     counts = {"images_per_class": 4, "supervised_images_per_class": 2, "control_images_per_class": 1}
     counts |= {"corruption_images_per_class": 1, "perplexity": 2, "patch_perplexity": 4, "tsne_patches": 2, "masks": 3}
+    parameters = counts | {"k": 3, "other_k": [2], "orders": 2}
     path = home / "small.yaml"
-    path.write_text(
-        yaml.safe_dump(values | {"name": "small", "parameters": counts | {"k": 3, "other_k": [2], "orders": 2}})
-    )
+    path.write_text(yaml.safe_dump(values | {"name": "small", "parameters": parameters}))
     return path
 
 
@@ -714,17 +616,13 @@ def test_an_odd_parameter_is_taken_or_refused(small, home, tmp_path_factory, whi
             return
     plt.close("all")
     if failures:
-        outcome(partial(raised, failures[0]), name, "take more", *map(str, said_of(text)))
+        check_error(failures[0], name, "take more", *map(str, said_of(text)))
     elif status:
         assert re.search(rf"error: parameter '{name}' is .*; use", told.getvalue()), told.getvalue()
         assert len(told.getvalue()) < LENGTH
     else:
         entries = json.loads((out / "small" / "run.json").read_text())["notebooks"][stem]["parameters"]
         assert entries[name] == (None if text == "None" else yaml.safe_load(text) if text.strip() else text)
-
-
-def raised(error: BaseException) -> None:
-    raise error
 
 
 def said_of(text: str) -> list[object]:
@@ -755,49 +653,31 @@ def test_all_values_of_the_chapters_and_of_the_papers_profile_are_of_their_kind(
         assert notebooks.choose_parameters([path], defaults)[path] == defaults
 
 
-@pytest.mark.parametrize(
-    ("value", "default", "fitting"),
-    [
-        (True, 3, False),
-        (1, True, False),
-        (1, 0.5, True),
-        (1.0, 3, False),
-        (float("nan"), 0.5, False),
-        (10**400, 0.5, False),
-        (10**400, 3, False),
-        (None, 3, False),
-        (None, None, True),
-        ("a", ["a"], False),
-        (["a"], ["a"], True),
-        ([1, 2.5], [0.5], True),
-        ([1, 2.5], [1], False),
-        ({"a": []}, "a", False),
-        (0, 3, False),
-    ],
-)
-def test_a_whole_number_is_a_number_and_true_is_none(value, default, fitting):
-    with nullcontext() if fitting else pytest.raises(ValueError, match=r"parameter 'a' is .*; use [a-z ]+"):
-        check_parameter("a", value, [default])
+FITTING = [  # a parameter's name, its default, values that fit and values that do not
+    ("a", 3, [], [True, 1.0, 10**400, None, 0]),
+    ("a", True, [], [1]),
+    ("a", 0.5, [1], [float("nan"), 10**400]),
+    ("a", None, [None], []),
+    ("a", "a", [], [{"a": []}]),
+    ("a", ["a"], [["a"]], ["a"]),
+    ("a", [0.5], [[1, 2.5]], []),
+    ("a", [1], [], [[1, 2.5]]),
+    ("seed", 10, [0], [2**32]),
+    ("perplexity", 10, [2.5], []),
+    ("occlusion_percents", [0, 10], [[0, 12.5]], []),
+    ("few_images_per_class", 10, [None], []),
+    ("scheduler", 10, [2, "tcp://there:8786"], [0, [2]]),
+]
 
 
-@pytest.mark.parametrize(
-    ("name", "value", "fitting"),
-    [
-        ("seed", 0, True),
-        ("seed", 2**32, False),
-        ("perplexity", 2.5, True),
-        ("occlusion_percents", [0, 12.5], True),
-        ("few_images_per_class", None, True),
-        ("scheduler", 2, True),
-        ("scheduler", "tcp://there:8786", True),
-        ("scheduler", 0, False),
-        ("scheduler", [2], False),
-    ],
-)
-def test_some_parameters_take_more_than_their_default_tells(name, value, fitting):
-    default = [0, 10] if name == "occlusion_percents" else 10
-    with nullcontext() if fitting else pytest.raises(ValueError, match=f"parameter '{name}' is .*; use whole numbers"):
+@pytest.mark.parametrize(("name", "default", "fitting", "strange"), FITTING)
+def test_a_parameter_is_of_the_kind_of_its_default_or_of_its_own(name, default, fitting, strange):
+    """A whole number is a number, and true is none; some names take more than their default tells."""
+    for value in fitting:
         check_parameter(name, value, [default])
+    for value in strange:
+        with pytest.raises(ValueError, match=rf"parameter '{name}' is .*; use [a-z ]+"):
+            check_parameter(name, value, [default])
 
 
 def test_a_value_is_shown_in_one_line_whatever_it_is():

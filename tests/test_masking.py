@@ -57,19 +57,13 @@ def test_cosine_table_by_hand():
 def test_masked_embeddings_agree_with_one_mask_at_a_time(tiny_vit, tiny_images):
     images = tiny_images.take([0, 5])
     found = masked_embeddings(tiny_vit, images, masks=3, ratio=0.75, seed=4)
-    first_layer = masked_embeddings(tiny_vit, images, masks=3, ratio=0.75, seed=4, layer=0)
     assert found.shape == (2, 3, 24)
     for row in range(2):
         for draw in range(3):
             visible = visible_patches([images.ids[row]], 16, 0.75, seed=4, draw=draw)
             states = list(walk(tiny_vit, images.tensor([row]), visible))
             np.testing.assert_allclose(found[row, draw], mean_patch(states[-1])[0], rtol=1e-5, atol=1e-5)
-            np.testing.assert_allclose(first_layer[row, draw], mean_patch(states[0])[0], rtol=1e-5, atol=1e-5)
-
-
-def test_masked_embeddings_differ_between_masks(tiny_vit, tiny_images):
-    found = torch.from_numpy(masked_embeddings(tiny_vit, tiny_images.take([0]), masks=3, ratio=0.75))
-    assert torch.pdist(found[0]).min() > 1e-3
+        assert torch.pdist(torch.from_numpy(found[row])).min() > 1e-3, "masks differ"
 
 
 def test_masked_embeddings_keep_to_the_batch_size_and_halve_it_where_memory_runs_out(tiny_vit, tiny_images):

@@ -44,11 +44,9 @@ class TestPairing:
         assert (table.loc[["within_classes", "all"], "mean_cosine"].xs(0, level="level") < 0.6).all()
 
     def test_a_level_is_compared_with_the_clean_one(self):
-        clean = np.array([[1.0, 0], [0, 1.0]])
         turned = np.array([[0, 3.0], [0, 2.0]])
-        table = notes.pairing_table({0: clean, 10: turned}, np.array(["a", "b"]))
-        by_name = table[table["pairing"] == "by_name"].set_index("level")["mean_cosine"]
-        assert by_name[10] == pytest.approx(0.5)
+        table = notes.pairing_table({0: np.eye(2), 10: turned}, np.array(["a", "b"])).set_index(["pairing", "level"])
+        assert table.loc[("by_name", 10), "mean_cosine"] == pytest.approx(0.5)
 
     def test_classes_of_one_image_cannot_be_paired_wrongly_within(self, embeddings):
         table = notes.pairing_table(embeddings, np.arange(15).astype(str)).set_index(["pairing", "level"])
@@ -108,14 +106,14 @@ class TestQuality:
         assert images.input.size == 32
 
     def test_a_folder_flat_or_by_class(self, tmp_path):
-        (tmp_path / "flat").mkdir()
         (tmp_path / "nested" / "cat").mkdir(parents=True)
+        (tmp_path / "flat").mkdir()
         for path in ("flat/b.png", "flat/a.png", "nested/cat/c.png"):
             Image.new("RGB", (40, 30), (200, 10, 10)).save(tmp_path / path)
-        assert [name.rpartition("/")[2] for name in notes.photographs(str(tmp_path / "flat")).ids] == ["a.png", "b.png"]
-        nested = notes.photographs(str(tmp_path / "nested"))
-        assert [name.rpartition("/")[2] for name in nested.ids] == ["c.png"]
-        assert nested.pixels(0).shape == (224, 224, 3)
+        for folder, names in (("flat", ["a.png", "b.png"]), ("nested", ["c.png"])):
+            images = notes.photographs(str(tmp_path / folder))
+            assert [name.rpartition("/")[2] for name in images.ids] == names
+            assert images.pixels(0).shape == (224, 224, 3)
         with pytest.raises(ImageError, match="nowhere"):
             notes.photographs(str(tmp_path / "nowhere"))
 

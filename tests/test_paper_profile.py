@@ -106,19 +106,17 @@ def text_of(paper, number):
     return "\n".join(str(data.get(kind, "")) for data in shown for kind in ("text/markdown", "text/html"))
 
 
-def test_every_chapter_ran_and_every_table_is_there(paper):
+def test_every_chapter_ran_and_every_table_is_there_of_these_images(paper):
     assert paper.finished
     assert sorted(path.name for path in paper.executed.glob("*.ipynb")) == [p.name for p in notebooks.find([])]
     for name, columns in COLUMNS.items():
         assert set(columns) <= set(read(paper, name).columns), name
-
-
-def test_the_tables_are_of_these_images(paper):
     blur = read(paper, "table1_blur")
     assert set(blur["images"]) == {10 * EACH}
     assert set(blur["model"]) == {"mae_finetuned", "vit_supervised"}
     assert set(read(paper, "fig4_principal_angles")["class_a"].str.split(" / ").str[0]) <= set(PAPER)
     assert set(read(paper, "fig3_attention_distance")["images"]) == {"first", "second"}
+    assert list((paper.tables / "pixels").glob("*.npy")), "files were decoded once"
 
 
 def test_imagenet_c_was_read_from_its_files(paper):
@@ -151,10 +149,6 @@ def test_the_scorecard_tests_every_claim(paper):
     card = read(paper, "scorecard").set_index("claim")
     untested = card[card["verdict"] == "not tested here"]
     assert untested.empty, untested["note"].to_dict()
-
-
-def test_files_were_decoded_once(paper):
-    assert list((paper.tables / "pixels").glob("*.npy"))
 
 
 class TestMissingImages:

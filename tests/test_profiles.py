@@ -122,12 +122,6 @@ def test_a_bundled_profile_means_the_same_when_given_by_its_path(monkeypatch):
     assert load_profile("profile/paper.yaml") == load_profile(str(paper.path)) == paper
 
 
-def test_the_tiny_profile_of_these_tests_loads(tiny_profile):
-    tiny = load_profile(tiny_profile(parameters={"k": 3}))
-    assert tiny.parameters == {"k": 3}
-    assert all(Path(model.checkpoint).is_file() for model in tiny.models.values())
-
-
 # What a profile is
 
 
@@ -174,12 +168,6 @@ def test_a_profile_is_read_without_the_libraries_that_compute():
 
 
 # What is refused
-
-
-def test_unknown_profile_names_the_bundled_ones():
-    message = error_of("papr")
-    assert "'papr'" in message
-    assert "demo, paper" in message
 
 
 def model(**entries):
@@ -257,20 +245,3 @@ def test_a_wrong_entry_is_named_with_its_file_its_value_and_a_remedy(tmp_path, c
     message = error_of(path)
     for text in [f"{path}: ", *told]:
         assert text in message
-
-
-@pytest.mark.parametrize(
-    ("text", "told"),
-    [
-        ("images: [1,", "not valid YAML"),
-        ("name: a\nname: b", "the key 'name' stands twice in one mapping"),
-        ("", "is None; use a mapping"),
-        ("just words", "is 'just words'; use a mapping"),
-    ],
-)
-def test_a_file_that_is_no_profile_is_named(tmp_path, text, told):
-    path = tmp_path / "broken.yaml"
-    path.write_text(text)
-    message = error_of(path)
-    assert message.startswith(f"{path}: ")
-    assert told in message

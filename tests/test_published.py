@@ -11,7 +11,10 @@ from mae_helpers.measures.features import feature_table
 from mae_helpers.verdicts import published as reference
 from mae_helpers.verdicts.published import arrange, compare, compare_features, feature_agreement, published, show
 
-DIFFERENCES = [f"top1_percent_difference{side}" for side in ("", "_low", "_high")]
+
+def differences(rows, value="top1_percent"):
+    """The differences of these rows from the paper, each with the ends of its interval."""
+    return rows[[f"{value}_difference{side}" for side in ("", "_low", "_high")]].to_numpy()
 
 
 @pytest.mark.parametrize(
@@ -32,20 +35,6 @@ def test_published_values_that_the_text_quotes():
 def test_an_unknown_table_is_named_with_the_known_ones():
     with pytest.raises(ValueError, match=r"'table9'.*fig5_occlusion"):
         published("table9")
-
-
-def test_compare_by_hand():
-    rows = {"level": ["clean", "I", "X"], "ssim": [1.0, 0.9, 0.5]}
-    accuracies = {"vit_supervised": [70, 60, 50], "mae_finetuned": [95, 90, 80]}
-    tables = [pd.DataFrame(rows | {"model": model, "top1_percent": top1}) for model, top1 in accuracies.items()]
-    table = compare(pd.concat(tables), "table1_blur", ["level"], ["top1_percent", "ssim"])
-    assert table["level"].tolist() == ["clean", "I", "X"]
-    assert table["top1_percent"].tolist() == [95, 90, 80]
-    assert table["top1_percent_vit"].tolist() == [70, 60, 50]
-    assert pd.isna(table["top1_percent_paper"][0])
-    assert table["top1_percent_paper"].tolist()[1:] == [89.8, 80.8]
-    assert table["top1_percent_difference"].tolist()[1:] == pytest.approx([0.2, -0.8])
-    assert table["ssim_difference"].tolist()[1:] == pytest.approx([0.032, 0.034])
 
 
 def test_compare_without_a_vit_and_with_numbers_as_levels():
@@ -82,11 +71,22 @@ def is_grey(page, text):
     return cell(page, text) in re.findall(r"#(T_\w+)", "".join(rules))
 
 
-def test_the_interval_of_a_difference_is_that_of_the_value_less_the_published_value():
-    found = compare(accuracies(), "table1_blur", ["level"], ["top1_percent"]).set_index("level")
-    assert found.loc["I", DIFFERENCES].tolist() == pytest.approx([1.2, -0.8, 3.1])
-    assert found.loc["X", DIFFERENCES].tolist() == pytest.approx([-1.8, -5.3, 0.0], abs=1e-9)
-    assert found.loc["clean", DIFFERENCES].isna().all()
+def test_compare_by_hand():
+    mae = accuracies(ssim=[1.0, 0.9, 0.5])
+    vit = mae.assign(model="vit_supervised", top1_percent=[70, 60, 50])
+    table = compare(pd.concat([vit, mae]), "table1_blur", ["level"], ["top1_percent", "ssim"])
+    assert table["level"].tolist() == ["clean", "I", "X"]
+    assert table["top1_percent"].tolist() == [95, 91, 79]
+    assert table["top1_percent_vit"].tolist() == [70, 60, 50]
+    assert table["top1_percent_paper"].tolist()[1:] == [89.8, 80.8]
+    assert table.loc[0, ["top1_percent_paper", "ssim_paper"]].isna().all()
+    clean, first, last = differences(table)  # their intervals are those of the values less the published ones
+    assert np.isnan(clean).all()
+    assert first == pytest.approx([1.2, -0.8, 3.1])
+    assert last == pytest.approx([-1.8, -5.3, 0.0], abs=1e-9)
+    assert table["ssim_difference"].tolist()[1:] == pytest.approx([0.032, 0.034])
+    assert not {"ssim_difference_low", "ssim_difference_high"} & set(table)  # as it has no interval here
+    assert show(table, {"ssim": "{:.3f}"}, True).data["ssim (difference)"].tolist() == ["", "+0.032", "+0.034"]
 
 
 @pytest.mark.parametrize(
@@ -100,16 +100,8 @@ def test_cosines_and_drops_have_intervals_of_their_own_columns(name, value, ends
     row = {"model": "mae_finetuned", "perturbation": "occlusion", "level": [50]}
     row |= {value: 0.9, ends[0]: 0.8, ends[1]: 0.95}
     paper = reference.paper(name, value, perturbation="occlusion", level="50")
-    (compared,) = compare(pd.DataFrame(row), name, ["perturbation", "level"], [value]).to_dict("records")
-    differences = [compared[f"{value}_difference{end}"] for end in ("", "_low", "_high")]
-    assert differences == pytest.approx([0.9 - paper, 0.8 - paper, 0.95 - paper])
-
-
-def test_a_value_without_an_interval_has_a_difference_without_one():
-    found = compare(accuracies(ssim=0.9), "table1_blur", ["level"], ["top1_percent", "ssim"])
-    assert not {"ssim_difference_low", "ssim_difference_high"} & set(found)
-    shown = show(found, {"ssim": "{:.3f}"}, True).data
-    assert shown["ssim (difference)"].tolist() == ["", "+0.032", "+0.434"]
+    compared = compare(pd.DataFrame(row), name, ["perturbation", "level"], [value])
+    assert differences(compared, value)[0] == pytest.approx([0.9 - paper, 0.8 - paper, 0.95 - paper])
 
 
 def test_a_page_shows_the_difference_with_its_interval_signs_and_no_negative_zero():
@@ -218,40 +210,36 @@ def test_heads_that_the_release_lacks_have_no_released_counts(layers, heads):
     assert np.isnan([other[name] for name in missing]).all()
 
 
-def agreement(added=0, level=("50", "90"), seed=0):
-    """The rows of a run that counts what the release counts, and so much more, at these levels of occlusion."""
-    released = published("released_head_features").query("perturbation == 'occlusion'")
-    run = released[released["level"].isin(level)].assign(**{"class": "a"})
-    counts = run["retained_count"] + added
-    compared = compare_features(run.assign(retained_count=counts))
-    return feature_agreement(compared, seed).to_dict("records"), run["retained_count"], counts
+def agreement(counts, seed=0):
+    """The row of a run that counts so much at 50 % occlusion, and what the release counts there."""
+    released = published("released_head_features").query("perturbation == 'occlusion' and level == '50'")
+    run = released.assign(**{"class": "a"}, retained_count=counts(released["retained_count"]))
+    row = feature_agreement(compare_features(run), seed).iloc[0]
+    return row, released["retained_count"]
 
 
 def test_a_run_that_counts_what_the_release_counts_agrees_wholly():
-    for row in agreement()[0]:
-        assert row["retained_count"] == pytest.approx(row["retained_count_paper"])
-        differences = [row[f"retained_count_difference{end}"] for end in ("", "_low", "_high")]
-        assert differences == [0, 0, 0]
-        assert row["within_one_percent"] == 100
-        assert row["rank_correlation"] == pytest.approx(1)
+    row, _ = agreement(lambda released: released)
+    assert row["retained_count"] == pytest.approx(row["retained_count_paper"])
+    assert differences(row, "retained_count").tolist() == [0, 0, 0]
+    assert row["within_one_percent"] == 100
+    assert row["rank_correlation"] == pytest.approx(1)
 
 
 def test_agreement_by_hand():
-    shift = np.where(np.arange(144) < 36, 2, np.where(np.arange(144) < 72, -1, 0))
-    (row,), released, here = agreement(shift, ["50"], seed=3)
-    assert row["retained_count_difference"] == pytest.approx((36 * 2 - 36) / 144)
-    assert row["retained_count_difference_low"] < 0.25 < row["retained_count_difference_high"]
+    shift = np.repeat([2, -1, 0], [36, 36, 72])
+    row, released = agreement(lambda released: released + shift, seed=3)
+    difference, low, high = differences(row, "retained_count")
+    assert difference == pytest.approx((36 * 2 - 36) / 144)
+    assert low < 0.25 < high
     error = 1.96 * shift.std() / 12
-    assert row["retained_count_difference_low"] == pytest.approx(0.25 - error, abs=0.03)
-    assert row["retained_count_difference_high"] == pytest.approx(0.25 + error, abs=0.03)
+    assert [low, high] == pytest.approx([0.25 - error, 0.25 + error], abs=0.03)
     assert row["within_one_percent"] == 75
-    assert row["rank_correlation"] == pytest.approx(spearmanr(here, released).statistic)
+    assert row["rank_correlation"] == pytest.approx(spearmanr(released + shift, released).statistic)
     assert 0 < row["rank_correlation"] < 0.99
 
 
 def test_a_model_that_keeps_nothing_has_no_rank_correlation():
-    released = published("released_head_features").query("perturbation == 'occlusion' and level == '90'")
-    nothing = released.assign(retained_count=0, **{"class": "a"})
-    (row,) = feature_agreement(compare_features(nothing)).to_dict("records")
+    row, _ = agreement(lambda released: 0)
     assert np.isnan(row["rank_correlation"])
     assert row["retained_count"] == 0

@@ -22,9 +22,9 @@ def two_images():
 
 
 def test_hide_patches_by_hand():
-    shown = hide_patches(torch.ones(2, 3, 4, 4), torch.tensor([[1], [2]]), patch_size=2, fill=9.0)
-    upper_right = [[9.0, 9, 1, 1], [9, 9, 1, 1], [9, 9, 9, 9], [9, 9, 9, 9]]
-    lower_left = [[9.0, 9, 9, 9], [9, 9, 9, 9], [1, 1, 9, 9], [1, 1, 9, 9]]
+    shown = hide_patches(torch.ones(2, 3, 4, 4), torch.tensor([[1], [2]]), patch_size=2)
+    upper_right = [[0, 0, 1, 1], [0, 0, 1, 1], [0, 0, 0, 0], [0, 0, 0, 0]]
+    lower_left = [[0, 0, 0, 0], [0, 0, 0, 0], [1, 1, 0, 0], [1, 1, 0, 0]]
     for image, expected in zip(shown, (upper_right, lower_left), strict=True):
         for channel in image:
             assert channel.tolist() == expected

@@ -5,8 +5,9 @@ import os
 import pickle
 import re
 import sys
-from contextlib import closing
+from concurrent.futures import Future
 from dataclasses import replace
+from types import SimpleNamespace
 
 import dask
 import distributed
@@ -21,10 +22,12 @@ from mae_helpers.perturbations.blur import blur_levels
 from mae_helpers.perturbations.levels import Clean
 from mae_helpers.perturbations.occlusion import Occlusion
 from mae_helpers.profile import files
+from mae_helpers.profile.progress import PROGRESS_FILE
 from mae_helpers.profile.settings import load_profile
 from mae_helpers.run import chapter, notebooks
 from mae_helpers.run import command as run
-from mae_helpers.sweep import sweep, workers
+from mae_helpers.sweep import workers
+from mae_helpers.sweep.recorded import Task
 from mae_helpers.sweep.workers import WorkerError, Workers
 
 LEVELS = blur_levels(["I", "X"]) | {50: Occlusion(50)}
@@ -35,12 +38,13 @@ MAE = "mae_finetuned"
 def started():
     """Two local workers, for all tests of this module, forked so that they and their successors start at once."""
     ensure_running()
-    forked = {"distributed.worker.multiprocessing-method": "forkserver"}
-    with closing(Workers(2, "cpu")) as there, dask.config.set(forked):
+    forked, there = {"distributed.worker.multiprocessing-method": "forkserver"}, Workers(2, "cpu")
+    with dask.config.set(forked):
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(workers, "gpus_of", lambda device: ["4", "7"])
             there.client.wait_for_workers(2, timeout=120)
-        yield there
+        with there.client:
+            yield there
 
 
 @pytest.fixture
@@ -75,17 +79,15 @@ def expected(started, tmp_path_factory):
 
 
 def test_results_and_files_are_those_of_this_process_to_the_bit(two, expected, tmp_path, monkeypatch):
-    told = []
-    monkeypatch.setattr(workers, "progress", lambda items, label, total: (told.append((label, total)), items)[1])
-    monkeypatch.setattr(sweep, "measured", lambda *_: pytest.fail("computed in this process"))
+    monkeypatch.setenv(PROGRESS_FILE, str(tmp_path / "progress"))
     here = demo(tmp_path, two)
     for _ in range(2):  # the second time they are read
         assert same(here.sweep(here.classifiers(3, 2), LEVELS, "embedding"), expected[0])
     assert written(tmp_path) == expected[1]
-    assert told == [("cells on 2 workers", 2), ("cells on 2 workers", 6)], "the clean images of both models come first"
+    assert (tmp_path / "progress").read_text() == "cells on 2 workers 6/6", "the clean images of both models came first"
 
 
-def test_each_local_worker_sees_a_gpu_of_its_own_and_its_share_of_the_cores(two, monkeypatch):
+def test_each_local_worker_sees_a_gpu_of_its_own_and_its_share_of_the_cores(two):
     seen = two.client.run(lambda: [os.environ[name] for name in ("CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS")])
     share = str(max(1, len(os.sched_getaffinity(0)) // 2))
     assert sorted(seen.values()) == [["4", share], ["7", share]]
@@ -105,7 +107,8 @@ def test_by_address_and_by_scheduler_file(two, expected, tmp_path):
     file = tmp_path / "scheduler.json"
     file.write_text(json.dumps({"address": two.client.scheduler.address}))
     for place in (two.client.scheduler.address, str(file)):
-        with closing(Workers(place)) as there:
+        there = Workers(place)
+        with there.client:
             assert there.device == "cpu"
             here = demo(tmp_path / "results", there)
             found = here.sweep(here.classifiers(3, 2), {"X": LEVELS["X"]}, "embedding")
@@ -152,19 +155,12 @@ def test_code_that_is_missing_or_another_on_the_workers_is_refused(two, tmp_path
     assert not list(tmp_path.rglob("*.npz"))
 
 
-def test_other_libraries_and_other_files_are_refused(two, tmp_path, tiny_profile, monkeypatch):
+def test_other_files_are_refused(two, tmp_path, tiny_profile):
     here = demo(tmp_path / "results", two, tiny_profile())
-    sets, real = {MAE: here.images()}, workers.code_of
-    with monkeypatch.context() as patch:
-        patch.setattr(
-            workers, "code_of", lambda one: replace(real(one), libraries=real(one).libraries | {"torch": "1"})
-        )
-        with pytest.raises(WorkerError, match=r"worker tcp://\S+: torch \S+ instead of 1; install the same code"):
-            here.sweep(sets, {"clean": Clean()}, "prediction")
+    sets = {MAE: here.images()}
     os.utime(tmp_path / "images" / "cat" / "000.png", (0, 0))
-    with pytest.raises(
-        WorkerError, match=f"its weights or images of {MAE} are not those of this process; {tmp_path}/im"
-    ):
+    other = rf"worker tcp://\S+: its weights or images of {MAE} are not those of this process; {tmp_path}/im"
+    with pytest.raises(WorkerError, match=other):
         here.sweep(sets, {"clean": Clean()}, "prediction")
     assert not list(tmp_path.rglob("*.npz"))
 
@@ -191,12 +187,6 @@ def test_a_cell_that_kills_every_worker_is_one_clear_error(two, tmp_path):
 # Without workers
 
 
-def test_a_lost_scheduler_is_named():
-    lost = Workers(2)._clear(distributed.client.FuturesCancelledError([]), None)
-    assert isinstance(lost, WorkerError)
-    assert "scheduler 2: the connection was lost" in str(lost)
-
-
 @pytest.mark.parametrize("wrong", [0, -1, 1.5, True, "foo", "", "4", [], {}, "nowhere.json"])
 def test_what_is_no_scheduler_is_refused_at_once(wrong):
     with pytest.raises(ValueError, match=rf"scheduler {re.escape(repr(wrong))}: use a number of workers"):
@@ -215,12 +205,24 @@ def test_a_cluster_without_workers_and_one_that_its_only_worker_leaves_in_the_mi
     cluster = distributed.LocalCluster(n_workers=number, dashboard_address=None, processes=False)
 
     def run_there():
-        with closing(Workers(cluster.scheduler_address)) as there:
+        there = Workers(cluster.scheduler_address)
+        with there.client:
             here = demo(tmp_path, there)
             here.sweep({MAE: here.images(per_class=1)}, {"leaving": trouble.Leaving()}, "prediction")
 
     with cluster, pytest.raises(WorkerError, match=r"no worker for 0\.5 s; start some.*finished cells are kept"):
         run_there()
+
+
+def test_a_lost_scheduler_is_named():
+    """Dask cancels what was asked of it."""
+    lost, cancelled = Workers(2), Future()
+    cancelled.cancel()
+    cancelled.set_running_or_notify_cancel()
+    pool = SimpleNamespace(submit=lambda *_: cancelled)
+    lost.client = SimpleNamespace(nthreads=dict, get_executor=lambda pure: pool)
+    with pytest.raises(WorkerError, match="scheduler 2: the connection was lost; see whether it still runs"):
+        list(lost.run(iter([(0, Task((), Clean(), "clean"))])))
 
 
 def test_without_dask(monkeypatch):
@@ -240,24 +242,19 @@ def test_the_gpus_that_workers_share(monkeypatch, seen, device, gpus):
 
 
 def test_the_run_hands_a_scheduler_to_the_chapters_that_take_one(monkeypatch, tmp_path):
-    given, jobs = {}, []
-    monkeypatch.setattr(
-        run.Run, "all", lambda self, number: (given.update(self.parameters), jobs.append(number))[0] is None
-    )
-    chapters = ["01", "05", "--no-book", "--out", str(tmp_path), "--device", "cpu"]
-    for arguments in (["--scheduler", "3"], ["-p", "scheduler", "3"]):
-        assert run.main([*chapters, *arguments]) == 0
-        blur, tokens = (given[notebooks.find([number])[0]] for number in ("05", "01"))
-        assert blur["scheduler"] == 3
-        assert "scheduler" not in tokens
-    assert run.main([*chapters, "--scheduler", "3", "--jobs", "2"]) == 0
-    assert run.main(chapters) == 0
-    assert jobs == [1, 1, 2, run.default_jobs("cpu")]
+    chosen = run.Run(load_profile("demo"), ["01", "05"], {}, "cpu", tmp_path, None, 3).parameters
+    blur, tokens = (chosen[notebooks.find([number])[0]] for number in ("05", "01"))
+    assert blur["scheduler"] == 3
+    assert "scheduler" not in tokens
+    assert run.default_jobs("cpu", 3) == 1
     (tmp_path / "scheduler.json").write_text("{}")
     monkeypatch.chdir(tmp_path)
-    assert run.chosen_scheduler("scheduler.json", {}) == str(tmp_path / "scheduler.json")
-    assert run.chosen_scheduler("tcp://10.0.0.1:8786", {}) == "tcp://10.0.0.1:8786"
-    assert run.chosen_scheduler(None, {}) is None
+    file, address = str(tmp_path / "scheduler.json"), "tcp://10.0.0.1:8786"
+    for text, given, scheduler in (
+        *(("3", {}, 3), (None, {"scheduler": 3}, 3), (None, {}, None)),
+        *(("scheduler.json", {}, file), (address, {}, address)),
+    ):
+        assert run.chosen_scheduler(text, given) == scheduler
 
 
 def test_a_wrong_scheduler_is_one_line_of_the_runner(capsys, tmp_path):

@@ -6,34 +6,49 @@ weights, and copies the training histories there. Needs Fashion-MNIST (see `mae_
 
 import argparse
 import json
-from functools import partial
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from PIL import Image
+import torch
 from sklearn.linear_model import RidgeClassifierCV
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor
 
-from mae_helpers.demo.data import CLASSES, load_split
+from mae_helpers.demo.data import CLASSES, enlarge, load_split, to_rgb
 from mae_helpers.demo.train import MODEL_NAMES
-from mae_helpers.encoder.passes import PerImage, one_pass
-from mae_helpers.encoder.walk import classify, mean_patch
+from mae_helpers.encoder.walk import mean_patch, walk
 from mae_helpers.encoder.weights import WEIGHTS, load_model
-from mae_helpers.images.sets import ImageSet
 from mae_helpers.profile.files import write_whole
-from mae_helpers.profile.machine import Compute, pick_device
-from mae_helpers.profile.settings import Profile, load_profile
+from mae_helpers.profile.machine import pick_device
+from mae_helpers.profile.progress import progress
+from mae_helpers.profile.settings import load_profile
 
-COMPUTE = Compute(batch_size=250)
+BATCH = 250
 
 
-def fashion_mnist(profile: Profile, split: str, count: int, folder: str | None = None) -> ImageSet:
-    """The first `count` images of a split of Fashion-MNIST, as the profile's models see them."""
-    images, labels = (array[:count] for array in load_split(split, folder))
-    ids, names = [f"{split}/{row}" for row in range(len(images))], np.array(CLASSES)[labels]
-    return ImageSet.of_pictures(ids, labels, names, lambda row: Image.fromarray(images[row]), profile.input)
+def batches(images: np.ndarray, device: torch.device, label: str) -> Iterator[Tensor]:
+    """Grey images (n, 28, 28) as the models take them, some at a time: (B, 3, 56, 56)."""
+    parts = torch.from_numpy(enlarge(images)).split(BATCH)
+    return (to_rgb(part.to(device)) for part in progress(parts, label, len(parts)))
+
+
+def predictions(model: VisionTransformer, images: np.ndarray, device: torch.device) -> np.ndarray:
+    """Predicted classes (n,) of grey images (n, 28, 28), all patches visible."""
+    with torch.inference_mode():
+        return np.concatenate([model(batch).argmax(1).cpu().numpy() for batch in batches(images, device, "test")])
+
+
+def layer_features(model: VisionTransformer, images: np.ndarray, device: torch.device) -> np.ndarray:
+    """Mean patch tokens of every layer, (layers, n, D), all patches visible."""
+    parts = [
+        np.stack([mean_patch(state).float().cpu().numpy() for state in walk(model, batch)])
+        for batch in batches(images, device, "features")
+    ]
+    return np.concatenate(parts, axis=1)
 
 
 def probe_percent(train: np.ndarray, labels: np.ndarray, test: np.ndarray, test_labels: np.ndarray) -> float:
@@ -52,22 +67,17 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--test-images", type=int, default=10_000, help="the first so many of the test split")
     options = parser.parse_args(arguments)
     device, profile = pick_device(options.device), load_profile("demo")
-    tests = fashion_mnist(profile, "t10k", options.test_images, options.data)
-    trains = fashion_mnist(profile, "train", options.probe_images, options.data)
-    summary: dict[str, object] = {"test_images": len(tests), "probe_images": len(trains)}
+    images, labels = (array[: options.test_images] for array in load_split("t10k", options.data))
+    trains, train_labels = (array[: options.probe_images] for array in load_split("train", options.data))
+    summary: dict[str, object] = {"test_images": len(images), "probe_images": len(trains)}
     rows = []
     for name in ("mae_finetuned", "vit_supervised"):
-        model = load_model(profile, name, device)
-        own = {"class": PerImage(partial(classify, model), only=len(model.blocks))}
-        hits = one_pass(model, tests, own, compute=COMPUTE, label=name)["class"] == tests.labels
+        hits = predictions(load_model(profile, name, device), images, device) == labels
         summary[f"{name}_top1_percent"] = 100 * float(hits.mean())
-        rows += [(name, title, 100 * float(hits[tests.classes == title].mean())) for title in CLASSES]
-    model, means = load_model(profile, "mae_pretrained", device), []
-    for images in (trains, tests):
-        found = one_pass(model, images, {"mean": PerImage(mean_patch)}, compute=COMPUTE, label="features")["mean"]
-        means.append(np.ascontiguousarray(found.swapaxes(0, 1)))  # [layer, image, feature]
-    layers = zip(*means, strict=True)
-    summary["probe_percent_by_layer"] = [probe_percent(fit, trains.labels, test, tests.labels) for fit, test in layers]
+        rows += [(name, title, 100 * float(hits[labels == label].mean())) for label, title in enumerate(CLASSES)]
+    model = load_model(profile, "mae_pretrained", device)
+    layers = zip(*(layer_features(model, part, device) for part in (trains, images)), strict=True)
+    summary["probe_percent_by_layer"] = [probe_percent(fit, train_labels, tested, labels) for fit, tested in layers]
     per_class = pd.DataFrame(rows, columns=["model", "class", "top1_percent"])
     write_whole(WEIGHTS / "per_class.csv", per_class.to_csv(index=False, float_format="%.2f"))
     histories = [pd.read_csv(options.training / f"{stage}.csv") for stage in MODEL_NAMES]

@@ -1,4 +1,4 @@
-"""Figures of accuracy under perturbation, and of any measure against the level of one."""
+"""Figures of accuracy under perturbation: kinds of one, corruptions by severity, and the paper's values."""
 
 from collections.abc import Sequence
 
@@ -7,41 +7,22 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 
-from mae_helpers.figures.style import MODEL_COLOURS, MODEL_NAMES, curve
-
-NAMES = MODEL_NAMES | {
-    "cls_rollout": "most attended by CLS (paper)",
-    "patch_rollout": "most attended by patches",
-    "random": "random patches",
-}
-COLOURS = MODEL_COLOURS | {"cls_rollout": "#CC79A7", "patch_rollout": "#009E73"}
-MARKERS = {"vit_supervised": "s", "random": "^", "patch_rollout": "D"}
+from mae_helpers.figures.style import LOOKS, MODEL_NAMES
 
 
-def level_curves(
-    table: pd.DataFrame, x: str, y: str, ax: Axes, *, band: Sequence[str] = (), hue: str = "model", joined: bool = True
-) -> Axes:
-    """A measure against the level of a perturbation, a line for each value of `hue`, with intervals where there are.
-
-    `band` names the columns with an interval's ends. Kinds that have no order are not `joined`: points with error bars.
-    """
-    for number, (value, rows) in enumerate(table.groupby(hue, sort=False)):
-        named, marker = (NAMES[value], COLOURS[value]), MARKERS.get(value, "o")
-        levels = rows[x].infer_objects()  # a column of numbers that came from a mixed one is numeric again
-        ends = [rows[end] for end in band]
-        if joined:
-            curve(levels, rows[y], ax, *named, ends, marker=marker)
-            continue
-        ax.set_xticks(range(len(rows)), [str(level).replace("_", " ") for level in levels])
-        side_by_side, error = np.arange(len(rows)) + 0.12 * (number - 0.5), np.abs([end - rows[y] for end in ends])
-        style = {"label": named[0], "color": named[1], "marker": marker, "ms": 4}
-        ax.errorbar(side_by_side, rows[y], error, ls="", capsize=4, **style)
+def level_points(table: pd.DataFrame, x: str, y: str, ax: Axes, band: Sequence[str]) -> Axes:
+    """A measure for each kind of perturbation, kinds that have no order: points a model, error bars between `band`."""
+    for number, (model, rows) in enumerate(table.groupby("model", sort=False)):
+        name, colour, marker = LOOKS["model"][model]
+        places, error = np.arange(len(rows)) + 0.12 * (number - 0.5), [np.abs(rows[end] - rows[y]) for end in band]
+        ax.errorbar(places, rows[y], error, ls="", capsize=4, label=name, color=colour, marker=marker)
+    ax.set_xticks(range(len(rows)), rows[x].str.replace("_", " "))
     return ax
 
 
 def published_curve(x: Sequence, y: Sequence[float], ax: Axes) -> Axes:
     """The paper's values in grey: another model and other data, wherever the profile is not the paper's."""
-    ax.plot(x, y, ls="--", lw=1.2, marker="x", ms=4, color="#999999", label="paper (MAE ViT-B, ImageNet)", zorder=1)
+    ax.plot(x, y, ls="--", lw=1.2, marker="x", color="#999999", label="paper (MAE ViT-B, ImageNet)", zorder=1)
     return ax
 
 

@@ -4,21 +4,21 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
-from mae_helpers.figures.accuracy import MARKERS
-from mae_helpers.figures.style import MODEL_COLOURS, MODEL_NAMES, curve
+from mae_helpers.figures.style import MODEL_COLOURS, curves
 
 
 def against(table: pd.DataFrame, x: str, y: str, label: str, ax: Axes) -> Axes:
     """One measure against another, a point a level, joined in the order of x; names stand where there is room."""
     spans, named = np.ptp(table[[x, y]].to_numpy(float), axis=0), []
     for model, rows in table.groupby("model", sort=False):
-        rows, colour = rows.sort_values(x), MODEL_COLOURS[model]
-        curve(rows[x], rows[y], ax, MODEL_NAMES[model], colour, marker=MARKERS.get(model, "o"), ms=5, lw=0.8)
+        rows = rows.sort_values(x)
+        curves(rows, x, y, ax, ms=5, lw=0.8)
         for *place, name in rows[[x, y, label]].itertuples(index=False):
             away = [np.abs(np.subtract(place, other)) / np.where(spans, spans, 1) for other in named]
             if not any((distance < 0.1).all() for distance in away):
                 named.append(place)
-                ax.annotate(str(name), place, (3, 4), fontsize=8, textcoords="offset points", color=colour)
+                style = {"fontsize": 8, "color": MODEL_COLOURS[model]}
+                ax.annotate(str(name), place, (3, 4), textcoords="offset points", **style)
     return ax
 
 

@@ -1,14 +1,13 @@
 """Figures of attention: distances of heads, and rollout over images."""
 
 from collections.abc import Mapping, Sequence
-from itertools import product
 
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from mae_helpers.figures.style import MODEL_COLOURS, class_title, layer_axis, panels
+from mae_helpers.figures.style import MODEL_COLOURS, class_title, image_grid, layer_axis
 
 
 def attention_dots(table: pd.DataFrame, ax: Axes, title: str) -> Axes:
@@ -24,17 +23,13 @@ def attention_dots(table: pd.DataFrame, ax: Axes, title: str) -> Axes:
 
 def rollout_overlays(pictures: Sequence[np.ndarray], scores: Mapping[str, np.ndarray], titles: Sequence[str]) -> Figure:
     """Images (H, W, 3) and below them their rollout scores (images, N) as heatmaps, a row a name in `scores`."""
-    rows, side = {"image": None, **scores}, len(pictures[0])
-    figure, axes = panels(len(rows) * len(pictures), len(pictures), 1.35)
-    for ax, ((name, values), column) in zip(axes, product(rows.items(), range(len(pictures))), strict=True):
-        ax.imshow(np.clip(pictures[column], 0, 1), interpolation="nearest")
-        if values is None:
-            ax.set_title(class_title(titles[column]), fontsize=8)
-        else:
-            grid = round(values.shape[1] ** 0.5)
+    side, columns = len(pictures[0]), len(pictures)
+    figure = image_grid([pictures] * (1 + len(scores)), [class_title(title) for title in titles], 1.35, 8)
+    figure.axes[0].set_ylabel("image", fontsize=8)
+    for row, (name, values) in enumerate(scores.items(), 1):
+        axes, grid = figure.axes[row * columns : (row + 1) * columns], round(values.shape[1] ** 0.5)
+        axes[0].set_ylabel(name, fontsize=8)
+        for ax, value in zip(axes, values, strict=True):
             extent = (-0.5, side - 0.5, side - 0.5, -0.5)
-            ax.imshow(values[column].reshape(grid, grid), cmap="inferno", alpha=0.65, extent=extent)
-        if column == 0:
-            ax.set_ylabel(name, fontsize=8)
-        ax.set(xticks=[], yticks=[])
+            ax.imshow(value.reshape(grid, grid), cmap="inferno", alpha=0.65, extent=extent)
     return figure

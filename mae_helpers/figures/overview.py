@@ -6,54 +6,48 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from mae_helpers.figures.accuracy import level_curves
 from mae_helpers.figures.alignment import against
-from mae_helpers.figures.style import MODEL_COLOURS, MODEL_NAMES, curve, layer_axis, layer_curves, panels
+from mae_helpers.figures.style import curves, layer_axis, layer_curves, panels
 from mae_helpers.figures.subspaces import control_curves
+
+ACCURACY = {"ylabel": "top-1 accuracy (%)", "ylim": (0, 100)}
 
 
 def _separation(table: pd.DataFrame, ax: Axes) -> None:
     rows = table[table["token"] == "mean_patch"]
     layer_curves(rows, "knn_percent", "kNN accuracy (%)", ax, rows["chance_percent"].iloc[0])
-    ax.legend(fontsize="x-small")
 
 
 def _distance(table: pd.DataFrame, ax: Axes) -> None:
     rows = table[(table["images"] == "first") & (table["model"] != "random")]
-    shares = (100 * rows["distance_px"] / rows["uniform_px"]).groupby([rows["model"], rows["layer"]])
-    for model, ends in shares.agg(["min", "median", "max"]).groupby("model"):
-        low, middle, high = (ends.droplevel("model")[name] for name in ("min", "median", "max"))
-        curve(middle.index, middle, ax, MODEL_NAMES[model], MODEL_COLOURS[model], (low, high), alpha=0.15, ms=3)
+    shares = (100 * rows["distance_px"] / rows["uniform_px"]).groupby([rows["model"], rows["layer"]], sort=False)
+    ends = shares.agg(["min", "median", "max"]).reset_index()
+    curves(ends, "layer", "median", ax, band=("min", "max"), ms=3)
     ax.axhline(100, color="black", lw=1, ls=":", label="uniform attention")
     ax.set(ylabel="distance (% of uniform)", ylim=(0, None))
-    ax.legend(fontsize="x-small", loc="lower right")
     layer_axis(ax, rows["layer"])
 
 
 def _angles(table: pd.DataFrame, ax: Axes) -> None:
-    rows = table[(table["model"] == "mae_pretrained") & table["main"]]
-    control_curves(rows, ax, "").legend(fontsize="x-small")
+    control_curves(table[(table["model"] == "mae_pretrained") & table["main"]], ax, "")
 
 
 def _blur(table: pd.DataFrame, ax: Axes) -> None:
-    level_curves(table, "level", "top1_percent", ax, band=("top1_low", "top1_high"))
-    levels = ["clean", *list(dict.fromkeys(table["level"]))[1:]]
-    ax.set(xlabel="blur level", ylabel="top-1 accuracy (%)", ylim=(0, 100))
-    ax.set_xticks(range(len(levels)), levels, fontsize="x-small", rotation=45)
-    ax.legend(fontsize="x-small", loc="lower left")
+    curves(table, "level", "top1_percent", ax, band=("top1_low", "top1_high"))
+    ax.set(xlabel="blur level", **ACCURACY)
+    ax.tick_params(axis="x", labelsize="x-small", rotation=45)
 
 
 def _occlusion(table: pd.DataFrame, ax: Axes) -> None:
     rows = table[table["ranking"] == "cls_rollout"]
-    level_curves(rows, "occlusion_percent", "top1_percent", ax, band=("top1_low", "top1_high"))
-    ax.set(xlabel="masked patches (%)", ylabel="top-1 accuracy (%)", ylim=(0, 100))
-    ax.legend(fontsize="x-small", loc="upper right")
+    curves(rows, "occlusion_percent", "top1_percent", ax, band=("top1_low", "top1_high"))
+    ax.set(xlabel="masked patches (%)", **ACCURACY)
 
 
 def _alignment(table: pd.DataFrame, ax: Axes) -> None:
     rows = table[(table["model"] == "mae_finetuned") & (table["perturbation"] == "gaussian_blur")]
     against(rows, "mean_cosine", "top1_percent", "level", ax)
-    ax.set(xlabel="mean cosine with clean", ylabel="top-1 accuracy (%)")
+    ax.set(xlabel="mean cosine with clean", ylabel=ACCURACY["ylabel"])
 
 
 PANELS: dict[str, tuple[str, Callable[[pd.DataFrame, Axes], None]]] = {  # by table: what it shows, and how
@@ -72,6 +66,7 @@ def overview(tables: Mapping[str, pd.DataFrame]) -> Figure:
     for letter, ax, (name, (title, draw)) in zip("abcdef", axes, PANELS.items(), strict=True):
         if name in tables:
             draw(tables[name], ax)
+            ax.legend(fontsize="x-small")
         else:
             ax.text(0.5, 0.5, "not computed in this run", ha="center", transform=ax.transAxes)
             ax.set(xticks=[], yticks=[])

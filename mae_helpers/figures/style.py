@@ -14,14 +14,31 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib_inline.backend_inline import set_matplotlib_formats
 
-_MODELS = {
-    "mae_pretrained": ("MAE, pretrained", "#0072B2"),
-    "mae_finetuned": ("MAE, fine-tuned", "#56B4E9"),
-    "vit_supervised": ("ViT, supervised", "#D55E00"),
-    "random": ("random weights", "#7F7F7F"),
+LOOKS = {  # of the lines of a figure, by the column that tells them apart: name, colour and marker
+    "model": {
+        "mae_pretrained": ("MAE, pretrained", "#0072B2", "o"),
+        "mae_finetuned": ("MAE, fine-tuned", "#56B4E9", "o"),
+        "vit_supervised": ("ViT, supervised", "#D55E00", "s"),
+        "random": ("random weights", "#7F7F7F", "^"),
+    },
+    "ranking": {
+        "cls_rollout": ("most attended by CLS (paper)", "#CC79A7", "o"),
+        "patch_rollout": ("most attended by patches", "#009E73", "D"),
+        "random": ("random patches", "#7F7F7F", "^"),
+    },
+    "pairing": {
+        "by_name": ("paired by name", "#0072B2", "o"),
+        "within_classes": ("random order within classes", "#E69F00", "s"),
+        "all": ("random order over all images", "#7F7F7F", "^"),
+    },
+    "control": {
+        "between_classes": ("between classes", "#0072B2", "o"),
+        "shuffled_labels": ("classes with shuffled labels", "#E69F00", "s"),
+        "split_half": ("random halves of one class", "#009E73", "D"),
+    },
 }
-MODEL_NAMES = {model: name for model, (name, _) in _MODELS.items()}
-MODEL_COLOURS = {model: colour for model, (_, colour) in _MODELS.items()}
+MODEL_NAMES = {model: name for model, (name, _, _) in LOOKS["model"].items()}
+MODEL_COLOURS = {model: colour for model, (_, colour, _) in LOOKS["model"].items()}
 CLASS_COLOURS = sns.color_palette("colorblind", 10)
 
 
@@ -56,6 +73,7 @@ def use_style() -> None:
     mpl.rc("axes", titlesize="medium", labelsize="medium")
     mpl.rc("axes.spines", top=False, right=False)
     mpl.rc("legend", frameon=False)
+    mpl.rc("lines", markersize=4)
     mpl.rc("grid", color="#E5E5E5")
     mpl.rc("svg", hashsalt="mae-helpers")
     if "ipykernel" in sys.modules:
@@ -71,20 +89,16 @@ def panels(count: int, columns: int, size: float = 2.4, **options: object) -> tu
     return figure, list(axes.flat[:count])
 
 
-def curve(
-    x: Sequence,
-    y: Sequence,
-    ax: Axes,
-    label: str,
-    colour: str,
-    band: Sequence = (),
-    alpha: float = 0.18,
-    **style: object,
+def curves(
+    table: pd.DataFrame, x: str, y: str, ax: Axes, *, band: Sequence = (), hue: str = "model", **style: object
 ) -> Axes:
-    """A line with markers, and the area between the ends of `band`."""
-    ax.plot(x, y, color=colour, label=label, **{"marker": "o", "ms": 4} | style)
-    if band:
-        ax.fill_between(x, *band, color=colour, alpha=alpha, linewidth=0)
+    """One column against another, a line for each value of `hue`, and the area between the columns `band`."""
+    for value, rows in table.groupby(hue, sort=False):
+        name, colour, marker = LOOKS[hue][value]
+        places = rows[x].infer_objects()  # a column of numbers that came from a mixed one is numeric again
+        ax.plot(places, rows[y], label=name, color=colour, marker=marker, **style)
+        if band:
+            ax.fill_between(places, *(rows[end] for end in band), color=colour, alpha=0.18, linewidth=0)
     return ax
 
 
@@ -98,9 +112,7 @@ def layer_axis(ax: Axes, layers: pd.Series) -> Axes:
 
 def layer_curves(table: pd.DataFrame, y: str, label: str, ax: Axes, chance: float | None = None) -> Axes:
     """A measure against depth, a line a model, and the chance level where there is one."""
-    for model, rows in table.groupby("model"):
-        line = "--" if model == "random" else "-"
-        curve(rows["layer"], rows[y], ax, MODEL_NAMES[model], MODEL_COLOURS[model], ls=line)
+    curves(table, "layer", y, ax)
     if chance is not None:
         ax.axhline(chance, color="black", lw=1, ls=":", label="chance")
     ax.set_ylabel(label)
@@ -120,7 +132,8 @@ def image_grid(
     figure, axes = panels(len(rows) * len(titles), len(titles), size)
     for ax, image in zip(axes, [image for row in rows for image in row], strict=True):
         ax.imshow(np.clip(image, 0, 1), interpolation="nearest")
-        ax.set_axis_off()
+        ax.set(xticks=[], yticks=[])
     for ax, title in zip(axes, titles, strict=False):
         ax.set_title(title, fontsize=fontsize)
+    sns.despine(figure, left=True, bottom=True)
     return figure

@@ -4,13 +4,7 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 
-from mae_helpers.figures.style import class_colours, class_title, curve, layer_axis
-
-CONTROLS = {
-    "between_classes": ("between classes", "#0072B2"),
-    "shuffled_labels": ("classes with shuffled labels", "#E69F00"),
-    "split_half": ("random halves of one class", "#009E73"),
-}
+from mae_helpers.figures.style import class_colours, class_title, curves, layer_axis
 
 
 def angle_boxes(table: pd.DataFrame, ax: Axes, title: str, colour: str) -> Axes:
@@ -22,11 +16,8 @@ def angle_boxes(table: pd.DataFrame, ax: Axes, title: str, colour: str) -> Axes:
 
 def control_curves(table: pd.DataFrame, ax: Axes, title: str) -> Axes:
     """Median theta_1 by layer with its interquartile band: the classes and the two controls."""
-    for control, named in CONTROLS.items():
-        by_layer = table[table["control"] == control].groupby("layer")["theta1_deg"]
-        if by_layer.ngroups:  # with one image a class there are no halves
-            low, middle, high = (by_layer.quantile(q) for q in (0.25, 0.5, 0.75))
-            curve(middle.index, middle, ax, *named, (low, high))
+    quartiles = table.groupby(["control", "layer"])["theta1_deg"].quantile([0.25, 0.5, 0.75]).unstack()
+    curves(quartiles.reset_index(), "layer", 0.5, ax, band=(0.25, 0.75), hue="control")
     ax.set(title=title, ylabel=r"$\theta_1$ (degrees)", ylim=(0, None))
     return layer_axis(ax, table["layer"])
 
@@ -35,7 +26,7 @@ def k_curves(table: pd.DataFrame, ax: Axes, title: str) -> Axes:
     """Median theta_1 by layer, a line for each subspace dimension k."""
     medians = table.groupby(["k", "layer"], as_index=False)["theta1_deg"].median()
     each = medians.assign(k=medians["k"].astype(str))  # as names: evenly spaced colours, whatever the numbers
-    sns.lineplot(each, x="layer", y="theta1_deg", hue="k", palette="viridis", marker="o", ms=4, ax=ax)
+    sns.lineplot(each, x="layer", y="theta1_deg", hue="k", palette="viridis", marker="o", ax=ax)
     ax.set(title=title, ylabel=r"median $\theta_1$ (degrees)")
     ax.set_ylim(0, 1.25 * ax.get_ylim()[1])  # room for the legend
     ax.legend(title="k", loc="upper left", ncols=3, fontsize="small")

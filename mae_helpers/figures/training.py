@@ -9,7 +9,7 @@ from mae_helpers.figures.style import MODEL_COLOURS, MODEL_NAMES
 
 def training_curve(table: pd.DataFrame, y: str, label: str, ax: Axes) -> Axes:
     """A column of a training history against epochs."""
-    ax.plot(table["epoch"], table[y], marker="o", ms=4)
+    ax.plot(table["epoch"], table[y], marker="o")
     ax.set(xlabel="epochs", ylabel=label)
     ax.set_xlim(left=0)
     return ax

@@ -2,12 +2,13 @@
 
 import hashlib
 import json
+import math
 import os
 import threading
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from zlib import crc32
 
@@ -20,7 +21,6 @@ from mae_helpers.profile.files import WAIT, StorageError, claim, storage_error
 BLOCK = 64  # images that are decoded at once: 10 MB at 224 px
 
 
-@dataclass
 class Decoded:
     """The bytes of an image set, (H, W, 3) by row; a block is decoded by several threads when first asked for.
 
@@ -28,28 +28,23 @@ class Decoded:
     left half-written is no block.
     """
 
-    images: ImageSet
-    path: Path
-    workers: int
-    blocks: np.ndarray | None = None
-    whole: set[int] = field(default_factory=set)
-    lock: threading.Lock = field(default_factory=threading.Lock)
+    def __init__(self, images: ImageSet, path: Path, workers: int):
+        self.images, self.path, self.workers = images, path, workers
+        self.kind = np.dtype([("bytes", np.uint8, (BLOCK, *[images.input.size] * 2, 3)), ("checksum", "<u4")])
+        self.shape = (math.ceil(len(images) / BLOCK),)
+        self.whole: set[int] = set()
+        self.lock = threading.Lock()
 
     def row(self, row: int) -> np.ndarray:
         """The bytes of one image."""
         with self.lock:
-            number = row // BLOCK
+            number, place = divmod(row, BLOCK)
             if number not in self.whole and not self._holds(number):
-                lock = self.path.with_suffix(".lock")
-                with claim([lock], WAIT) or nullcontext():  # another chapter that decodes it is waited for
+                # another chapter that decodes it is waited for
+                with claim([self.path.with_suffix(".lock")], WAIT) or nullcontext():
                     if not self._holds(number, warn=True):
                         self._write(number)
-            return self.blocks["bytes"][number, row % BLOCK]
-
-    @property
-    def _layout(self) -> tuple[np.dtype, tuple[int]]:
-        record = [("bytes", np.uint8, (BLOCK, *[self.images.input.size] * 2, 3)), ("checksum", "<u4")]
-        return np.dtype(record), (-(-len(self.images) // BLOCK),)
+            return self.blocks["bytes"][number, place]
 
     def _holds(self, number: int, warn: bool = False) -> bool:
         """Whether the file, looked at afresh, has this block whole; one of another kind is taken away where it `warn`s."""
@@ -57,7 +52,7 @@ class Decoded:
             return False
         try:
             self.blocks = open_memmap(self.path, mode="r")
-            if (self.blocks.dtype, self.blocks.shape) != self._layout:
+            if (self.blocks.dtype, self.blocks.shape) != (self.kind, self.shape):
                 raise ValueError(f"it holds {self.blocks.dtype} {self.blocks.shape}")
         except Exception as error:  # NumPy lets through what tokenize and others say of damaged bytes
             if warn:
@@ -73,17 +68,17 @@ class Decoded:
 
     def _write(self, number: int) -> None:
         """Decode a block and write it; not through the map, where a full disk would kill the process."""
-        (kind, shape), rows = self._layout, range(number * BLOCK, min((number + 1) * BLOCK, len(self.images)))
-        record = np.zeros((), kind)
+        rows = range(number * BLOCK, min((number + 1) * BLOCK, len(self.images)))
+        record = np.zeros((), self.kind)
         with ThreadPoolExecutor(self.workers) as pool:
             record["bytes"][: len(rows)] = list(pool.map(lambda row: np.asarray(self.images.image(row)), rows))
         record["checksum"] = crc32(record["bytes"])
         part = self.path.with_suffix(f".{os.getpid()}.part")
         try:
             if not self.path.exists():
-                open_memmap(part, mode="w+", dtype=kind, shape=shape)  # takes no room but for what is written
+                open_memmap(part, mode="w+", dtype=self.kind, shape=self.shape)  # takes no room but for what is written
                 part.replace(self.path)
-            offset = open_memmap(self.path, mode="r").offset + number * kind.itemsize
+            offset = open_memmap(self.path, mode="r").offset + number * self.kind.itemsize
             with self.path.open("r+b") as file:
                 file.seek(offset)
                 file.write(record.tobytes())

@@ -85,7 +85,7 @@ def read(path: Path, names: Sequence[str]) -> list[str]:
     if not path.is_file():
         raise ImageError(f"{path}: no such file; name a ground-truth file as `labels`")
     try:
-        text = path.read_bytes().decode("utf-8-sig")  # without the mark that some editors put first
+        text = path.read_text("utf-8-sig")  # without the mark that some editors put first
     except (OSError, UnicodeDecodeError) as error:
         raise ImageError(f"{path}: not text in UTF-8 ({error}); use a ground-truth file of these images") from None
     lines = [re.split(r"[,\s]+", line.strip()) for line in text.splitlines() if line.strip()]

@@ -4,9 +4,11 @@ import importlib.util
 import tarfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from functools import partial
 from io import BytesIO
+from operator import itemgetter
 from pathlib import Path, PurePosixPath
+from typing import NamedTuple
 
 from PIL import Image
 
@@ -17,67 +19,54 @@ from mae_helpers.profile.parameters import shown
 from mae_helpers.profile.settings import Images
 
 
-@dataclass(frozen=True)
-class Listing:
-    """What lies in one place: an id and a class name of each image, how to open one, and the classes that there are.
+class Entry(NamedTuple):
+    """One image: its class, empty where that is not known, its file's name, its id, and how to open it."""
 
-    A class name is empty where it is not known. `present` may name more classes than were listed.
-    """
-
-    ids: Sequence[str]
-    classes: Sequence[str]
-    open: Callable[[int], Image.Image]
-    present: Sequence[str]
-    root: Path | None = None
+    label: str
+    name: str
+    id: str
+    open: Callable[[], Image.Image]
 
 
-def class_index(name: str, position: int) -> int:
-    """A class's index in the model's head: by table for a WordNet id, else its position in sorted order."""
-    known = wordnet_ids()
-    return known.index(name) if name in known else position
-
-
-def image_files(folder: Path) -> list[Path]:
-    """The image files of one folder, sorted; hidden ones are none."""
-    return sorted(path for path in _visible(folder) if path.suffix.lower() in SUFFIXES)
+ORDER = itemgetter(0, 1, 2)  # by class, name and id
 
 
 def _visible(folder: Path) -> list[Path]:
-    return [path for path in folder.iterdir() if not path.name.startswith(".")]
+    return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
 
 
-def folders(images: Images) -> Listing:
+def _images_in(folder: Path) -> list[Path]:
+    return [path for path in _visible(folder) if path.suffix.lower() in SUFFIXES]
+
+
+def _folders_in(root: Path) -> list[str]:
+    return [path.name for path in _visible(root) if path.is_dir()]
+
+
+def folders(images: Images) -> list[Entry]:
     """A folder a class; only the folders of wanted classes are listed."""
-    root = Path(images.folder)
-    present = sorted(path.name for path in _visible(root) if path.is_dir())
+    root, present = Path(images.folder), _folders_in(Path(images.folder))
     wanted = present if images.classes in ("all", []) else images.classes
-    paths = [path for name in wanted if name in present for path in image_files(root / name)]
+    paths = [path for name in wanted if name in present for path in _images_in(root / name)]
     if present and not paths and set(wanted) <= set(present):
         raise ImageError(f"{root}: no image in its folders {present[:12]}; name the one that holds a folder a class")
-    ids = [path.relative_to(root).as_posix() for path in paths]
-    return Listing(ids, [path.parent.name for path in paths], lambda row: opened(paths[row]), present, root)
+    return [
+        Entry(path.parent.name, path.name, f"{path.parent.name}/{path.name}", partial(opened, path)) for path in paths
+    ]
 
 
-def flat(images: Images) -> Listing:
+def flat(images: Images) -> list[Entry]:
     """One folder; classes come from the ground-truth file `labels`, or one of a usual name beside the images."""
-    root = Path(images.folder)
-    paths = image_files(root)
+    paths = _images_in(Path(images.folder))
     if not paths:
-        raise ImageError(f"{root}: no image ({', '.join(sorted(SUFFIXES))}) in it; correct `folder`")
-    return _labelled(images, Listing([path.name for path in paths], (), lambda row: opened(paths[row]), (), root))
+        raise ImageError(f"{images.folder}: no image ({', '.join(sorted(SUFFIXES))}) in it; correct `folder`")
+    return _labelled(images, [Entry("", path.name, path.name, partial(opened, path)) for path in paths])
 
 
-def _labelled(images: Images, found: Listing) -> Listing:
-    """Images with the classes that a ground-truth file gives them."""
-    classes = labels.classes(images, found.root, found.ids)
-    return replace(found, classes=classes, present=sorted(set(classes)))
-
-
-def _by_class(named: Sequence[tuple[str, str, str]], read: Callable[[int], Image.Image], root: Path) -> Listing:
-    """A listing of images given by class, file name and id, in the order of these."""
-    order = sorted(range(len(named)), key=named.__getitem__)
-    ids, classes = [named[row][2] for row in order], [named[row][0] for row in order]
-    return Listing(ids, classes, lambda row: read(order[row]), sorted(set(classes)), root)
+def _labelled(images: Images, found: Sequence[Entry]) -> list[Entry]:
+    """Sorted images with the classes that a ground-truth file gives them."""
+    classes = labels.classes(images, Path(images.folder), [entry.id for entry in found])
+    return [entry._replace(label=label) for entry, label in zip(found, classes, strict=True)]
 
 
 Place = tuple[Path, int, int]  # an archive, and first byte and size of a file in it
@@ -90,10 +79,11 @@ def _content(place: Place) -> bytes:
         return file.read(size)
 
 
-def _label(place: Place, where: str) -> str:
+def _label(place: Place, name: str) -> str:
     """The WordNet id that a shard's .cls stands for."""
     text = _content(place).decode("utf-8", "replace").strip()
     if not text.isdecimal() or len(text) > 9 or int(text) >= len(wordnet_ids()):
+        where = f"{place[0]}/{name}"
         raise ImageError(f"{where}: {text[:40]!r} is no class of ImageNet; a .cls holds a number from 0 to 999")
     return wordnet_ids()[int(text)]
 
@@ -133,34 +123,33 @@ def _scan(archive: Path, prefix: str) -> list[tuple[PurePosixPath, Place]]:
     return found
 
 
-def tar(images: Images) -> Listing:
+def tar(images: Images) -> list[Entry]:
     """One tar of class folders, a folder of tars, one a class, or WebDataset shards: `key.jpg` beside `key.cls`.
 
     One tar without folders, as the validation set is published, takes its classes from a ground-truth file. (timm has
     readers for these, but they read every byte of an archive to list it, take one cut short for whole, or only stream.)
     """
-    root = Path(images.folder)
+    root, inside, found = Path(images.folder), [], []
     archives = [root] if root.is_file() else sorted(path for path in root.glob("*.tar") if path.is_file())
-    keys, pictures, named = {}, [], []
     for archive in archives:
-        inside = _scan(archive, archive.stem if len(archives) > 1 or archive.stem in wordnet_ids() else "")
-        keys |= {path: place for path, place in inside if path.suffix == ".cls"}
-        pictures += [(path, place) for path, place in inside if path.suffix.lower() in SUFFIXES]
-    if not pictures:
-        raise ImageError(f"{root}: no image in it; name a tar archive, or a folder that holds some")
-    for path, (archive, *_) in pictures:
-        label, folder = path.with_name(f"{path.name.split('.')[0]}.cls"), path.parent.name
-        if keys and label not in keys:
-            raise ImageError(f"{archive}: {path.name} has no .cls beside it; every image of a shard needs one")
+        inside += _scan(archive, archive.stem if len(archives) > 1 or archive.stem in wordnet_ids() else "")
+    keys = {path: place for path, place in inside if path.suffix == ".cls"}
+    for path, place in inside:
+        if path.suffix.lower() not in SUFFIXES:
+            continue
+        label, name = path.parent.name, f"{path.parent.name}/{path.name}".lstrip("/")
         if keys:
-            named.append((_label(keys[label], f"{archive}/{label.name}"), path.name, str(path)))
-        else:
-            named.append((folder, path.name, f"{folder}/{path.name}".lstrip("/")))
-    found = _by_class(named, lambda row: opened(BytesIO(_content(pictures[row][1]))), root)
-    return found if any(found.classes) else _labelled(images, found)
+            key, name = path.with_name(f"{path.name.split('.')[0]}.cls"), str(path)
+            if key not in keys:
+                raise ImageError(f"{place[0]}: {path.name} has no .cls beside it; every image of a shard needs one")
+            label = _label(keys[key], key.name)
+        found.append(Entry(label, path.name, name, lambda place=place: opened(BytesIO(_content(place)))))
+    if not found:
+        raise ImageError(f"{root}: no image in it; name a tar archive, or a folder that holds some")
+    return found if any(entry.label for entry in found) else _labelled(images, sorted(found, key=ORDER))
 
 
-def hugging_face(images: Images) -> Listing:
+def hugging_face(images: Images) -> list[Entry]:
     """A data set by its name on the Hugging Face hub, `hf:ILSVRC/imagenet-1k`, or by its folder (timm's reader)."""
     if importlib.util.find_spec("datasets") is None:
         raise ImageError(f"{images.folder}: needs the package `datasets`; install it into the environment")
@@ -176,10 +165,11 @@ def hugging_face(images: Images) -> Listing:
     if len(known) == len(wordnet_ids()):  # the hub's ImageNet has words for names, in the usual order
         known = dict(enumerate(wordnet_ids()))
     paths = struct_field(reader.dataset.data.column(reader.image_key), "path").to_pylist()  # without reading the bytes
-    names = [Path(path).name if path else f"{row:08d}" for row, path in enumerate(paths)]
-    classes = [known.get(label, "") for label in reader.dataset[reader.label_key]]  # a test set's are -1
-    named = [(label, name, f"{label}/{name}".lstrip("/")) for label, name in zip(classes, names, strict=True)]
-    return _by_class(named, lambda row: opened(reader[row][0]), Path(images.folder))
+    found = []
+    for row, (path, number) in enumerate(zip(paths, reader.dataset[reader.label_key], strict=True)):
+        label, name = known.get(number, ""), Path(path).name if path else f"{row:08d}"  # a test set's number is -1
+        found.append(Entry(label, name, f"{label}/{name}".lstrip("/"), lambda row=row: opened(reader[row][0])))
+    return found
 
 
 def detect(images: Images) -> str:
@@ -189,50 +179,51 @@ def detect(images: Images) -> str:
     root = Path(images.folder)
     if root.is_file():
         return "tar"
-    names = {path.name for path in _visible(root) if path.is_dir()}
+    names = set(_folders_in(root))
     if names & {*wordnet_ids(), *(images.classes if images.classes != "all" else [])}:
         return "folders"
-    if image_files(root):
+    if _images_in(root):
         return "flat"
     return "tar" if any(root.glob("*.tar")) else "folders" if names else "flat"
 
 
-def listing(images: Images) -> Listing:
-    """What lies in the place that a profile names, in sorted order."""
+def listing(images: Images) -> tuple[list[Entry], list[str]]:
+    """What lies in the place that a profile names, by class and name, and the classes that there are."""
     source = detect(images) if images.source == "auto" else images.source
     if source in ("folders", "flat") and not Path(images.folder).is_dir():
         raise ImageError(f"{images.folder}: a file, but `source` is {source}; name a folder, or use another `source`")
-    found = {"folders": folders, "flat": flat, "tar": tar, "hf": hugging_face}[source](images)
-    twice = [name for name, times in Counter(found.ids).items() if times > 1]
-    if twice:
-        raise ImageError(f"{images.folder}: {twice[0]} is in it twice; each image needs a name of its own")
-    strange = [name for name in found.ids if any("\ud800" <= character <= "\udfff" for character in name)]
-    if strange:  # a name of other bytes than UTF-8: no table could hold it
-        raise ImageError(f"{images.folder}: {shown(strange[0])} has a name that is not UTF-8; rename it")
-    return found
+    found = sorted({"folders": folders, "flat": flat, "tar": tar, "hf": hugging_face}[source](images), key=ORDER)
+    name, times = Counter(entry.id for entry in found).most_common(1)[0] if found else ("", 0)
+    if times > 1:
+        raise ImageError(f"{images.folder}: {name} is in it twice; each image needs a name of its own")
+    for entry in found:
+        if any("\ud800" <= character <= "\udfff" for character in entry.id):  # no UTF-8: no table could hold it
+            raise ImageError(f"{images.folder}: {shown(entry.id)} has a name that is not UTF-8; rename it")
+    present = _folders_in(Path(images.folder)) if source == "folders" else {entry.label for entry in found}
+    return found, sorted(present)
 
 
-def chosen_rows(found: Listing, images: Images) -> list[int]:
-    """The rows of a profile's wanted classes, the same number of each where there is a `count`; ImageError if too few.
+def chosen(found: Sequence[Entry], present: Sequence[str], images: Images) -> list[Entry]:
+    """The images of a profile's wanted classes, the same number of each where there is a `count`; ImageError if too few.
 
     Where no class is known, or asked for, the first `count`.
     """
     place, count = images.folder or images.source, images.count
-    wanted = list(found.present) if images.classes in ("all", []) else images.classes
-    missing = [name for name in wanted if name not in found.present]
+    wanted = list(present) if images.classes in ("all", []) else images.classes
+    missing = [name for name in wanted if name not in present]
     if missing:
-        raise ImageError(f"{place}: no images of the classes {missing[:12]}; it holds {list(found.present)[:12]}")
+        raise ImageError(f"{place}: no images of the classes {missing[:12]}; it holds {list(present)[:12]}")
     if not any(wanted):
-        if len(found.ids) < (count or 0):
-            raise ImageError(f"{place}: {len(found.ids)} images, {count} were asked for; lower `count`")
-        return list(range(len(found.ids)))[:count]
+        if len(found) < (count or 0):
+            raise ImageError(f"{place}: {len(found)} images, {count} were asked for; lower `count`")
+        return list(found[:count])
     if count is not None and count % len(wanted):
         raise ImageError(f"{place}: count {count} cannot be shared evenly by {len(wanted)} classes; change `count`")
     each = None if count is None else count // len(wanted)
-    by_class: dict[str, list[int]] = {name: [] for name in wanted}
-    for row, name in enumerate(found.classes):
-        by_class.get(name, []).append(row)
-    for name, rows in by_class.items():
-        if each and len(rows) < each:
-            raise ImageError(f"{place}/{name}: {len(rows)} images, {each} were asked for; lower images.count")
-    return [row for rows in by_class.values() for row in rows[:each]]
+    by_class: dict[str, list[Entry]] = {name: [] for name in wanted}
+    for entry in found:
+        by_class.get(entry.label, []).append(entry)
+    for name, entries in by_class.items():
+        if each and len(entries) < each:
+            raise ImageError(f"{place}/{name}: {len(entries)} images, {each} were asked for; lower images.count")
+    return [entry for entries in by_class.values() for entry in entries[:each]]

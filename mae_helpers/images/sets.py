@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import islice
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from sklearn.datasets import load_digits
 from torch import Tensor
 
 from mae_helpers.images import labels, layouts
-from mae_helpers.images.layouts import Listing, class_index
+from mae_helpers.images.layouts import Entry
 from mae_helpers.images.pixels import SUFFIXES, ImageError, read
 from mae_helpers.profile.settings import Images, Input, Profile
 
@@ -87,11 +87,8 @@ class ImageSet:
             while waiting:
                 waiting.extend(islice(read_ahead, 1))
                 rows, images = waiting.popleft()
-                yield (
-                    rows,
-                    [self.ids[row] for row in rows],
-                    torch.from_numpy(np.stack([one.result() for one in images])),
-                )
+                pixels = np.stack([one.result() for one in images])
+                yield rows, [self.ids[row] for row in rows], torch.from_numpy(pixels)
 
     @cached_property
     def names(self) -> list[str]:
@@ -128,20 +125,20 @@ class ImageSet:
         """The same images, their pixels passed through `change(pixels, id)` as they are asked for."""
         return replace(self, pixels=lambda row: change(self.pixels(row), self.ids[row]), source=None)
 
-    def held(self, workers: int = 1, change: Change | None = None, processes: bool = False) -> "ImageSet":
-        """The same images read and, where there is a `change`, changed once, now in memory.
+    def held(self, workers: int, change: Change, processes: bool = False) -> "ImageSet":
+        """The same images read and changed once, now in memory.
 
         By `workers` threads; the change by as many `processes` where it cannot share one.
         """
-        made = self if change is None else self.changed(change)
+        made = self.changed(change)
         with ThreadPoolExecutor(workers) as pool:
             pixels = list(pool.map(self.pixels if processes else made.pixels, range(len(self))))
-        if processes and change is not None:
+        if processes:
             pixels = Parallel(n_jobs=workers)(delayed(change)(*one) for one in zip(pixels, self.ids, strict=True))
         return replace(made, pixels=pixels.__getitem__)
 
 
-def _bundled(images: Images) -> Listing:
+def _bundled(images: Images) -> tuple[list[Entry], list[str]]:
     digest = hashlib.sha256(DEMO_FILE.read_bytes()).hexdigest() if DEMO_FILE.exists() else "no file"
     if digest != DEMO_SHA256:
         raise ImageError(
@@ -151,16 +148,20 @@ def _bundled(images: Images) -> Listing:
     with np.load(DEMO_FILE) as file:
         pixels, numbers, index = file["images"], file["labels"], file["index"]
     ids = [f"fashion-mnist/{number}/{row:05d}" for number, row in zip(numbers, index, strict=True)]
-    names = [DEMO_CLASSES[number] for number in numbers]
-    return Listing(ids, names, lambda row: Image.fromarray(pixels[row]), DEMO_CLASSES)
+    return _drawn(pixels, [DEMO_CLASSES[number] for number in numbers], ids), DEMO_CLASSES
 
 
-def _digits(images: Images) -> Listing:
-    """scikit-learn's digits; where no class is asked for they have none, and come in their own order."""
+def _digits(images: Images) -> tuple[list[Entry], list[str]]:
+    """scikit-learn's digits; where no class is asked for there are none, and they come in their own order."""
     digits = load_digits()
     pixels, names = np.round(digits.images * (255 / 16)).astype(np.uint8), digits.target.astype(str).tolist()
-    ids, present = [f"digits/{row:04d}" for row in range(len(names))], sorted(set(names)) if images.classes else []
-    return Listing(ids, names, lambda row: Image.fromarray(pixels[row]), present)
+    ids = [f"digits/{row:04d}" for row in range(len(names))]
+    return _drawn(pixels, names, ids), sorted(set(names)) if images.classes else []
+
+
+def _drawn(pixels: np.ndarray, names: Sequence[str], ids: Sequence[str]) -> list[Entry]:
+    """Images in memory, (images, H, W) in bytes."""
+    return [Entry(*one, partial(Image.fromarray, image)) for *one, image in zip(names, ids, ids, pixels, strict=True)]
 
 
 def exists(images: Images) -> bool:
@@ -183,17 +184,16 @@ def open_images(images: Images, settings: Input) -> ImageSet:
     """The image set that a profile describes, in sorted order; ImageError where folder, class or count do not fit."""
     if not exists(images):
         raise ImageError(f"{images.folder}: no such folder of images; correct `folder`, or the variable behind it")
-    listing = {"bundled": _bundled, "digits": _digits}.get(images.source, layouts.listing)(images)
-    rows = layouts.chosen_rows(listing, images)
-    if not rows:
+    listed, present = {"bundled": _bundled, "digits": _digits}.get(images.source, layouts.listing)(images)
+    chosen = layouts.chosen(listed, present, images)
+    if not chosen:
         raise ImageError(f"{images.folder}: no image ({', '.join(sorted(SUFFIXES))}) in it; correct `folder`")
-    ids, names = ([part[row] for row in rows] for part in (listing.ids, listing.classes))
-    heads = () if images.source == "digits" else enumerate(listing.present)  # no model at hand knows digits
-    known = {name: class_index(name, position) for position, name in heads if name}
-    numbers = np.array([known.get(name, -1) for name in names], int)
-    found = ImageSet.of_pictures(
-        ids, numbers, np.array(names), lambda row: listing.open(rows[row]), settings, listing.root or ""
-    )
+    table = {name: number for number, name in enumerate(labels.wordnet_ids())}
+    heads = () if images.source == "digits" else enumerate(present)  # no model at hand knows digits
+    known = {name: table.get(name, position) for position, name in heads if name}  # other names by their sorted order
+    classes, numbers = np.array([entry.label for entry in chosen]), [known.get(entry.label, -1) for entry in chosen]
+    ids, folder = [entry.id for entry in chosen], images.folder or ""
+    found = ImageSet.of_pictures(ids, np.array(numbers), classes, lambda row: chosen[row].open(), settings, folder)
     return replace(found, source=images, state=fingerprint(images))
 
 
@@ -219,14 +219,3 @@ def fingerprint(images: Images) -> str:
 def first_images(profile: Profile) -> ImageSet:
     """The profile's main image set."""
     return open_images(profile.images, profile.input)
-
-
-def shifted_images(profile: Profile) -> dict[str, ImageSet]:
-    """The profile's further test sets by name (Sec. IV-B: ImageNet-R, ImageNet-A) without those that are left out."""
-    there = {name: images for name, images in profile.shifted_images.items() if not left_out(images)}
-    return {name: open_images(images, profile.input) for name, images in there.items()}
-
-
-def second_images(profile: Profile) -> ImageSet | None:
-    """The profile's second image set (Sec. IV-A: SAM), or None where it names none or an optional one is missing."""
-    return None if left_out(profile.second_images) else open_images(profile.second_images, profile.input)

@@ -8,13 +8,18 @@ import pandas as pd
 from mae_helpers.measures.accuracy import ByLevel, Sets, mean_and_interval
 
 
+def lengths(vectors: np.ndarray) -> np.ndarray:
+    """‖a‖ along the last axis, in float64; ValueError for a zero vector, with which no cosine is defined."""
+    norms = np.linalg.norm(np.asarray(vectors, np.float64), axis=-1)
+    if np.any(norms == 0):
+        raise ValueError("the cosine with a zero vector is undefined; the embedding of an image is all zeros")
+    return norms
+
+
 def cosine(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     """cos(theta) = <a, b> / (‖a‖ ‖b‖) along the last axis (Eq. 1), in float64; ValueError for a zero vector."""
     first, second = np.asarray(first, np.float64), np.asarray(second, np.float64)
-    norms = np.linalg.norm(first, axis=-1) * np.linalg.norm(second, axis=-1)
-    if np.any(norms == 0):
-        raise ValueError("the cosine with a zero vector is undefined; the embedding of an image is all zeros")
-    return (first * second).sum(-1) / norms
+    return (first * second).sum(-1) / (lengths(first) * lengths(second))
 
 
 def alignment(embeddings: ByLevel, predictions: ByLevel, sets: Sets, clean: Hashable = "clean") -> pd.DataFrame:
@@ -28,17 +33,11 @@ def alignment(embeddings: ByLevel, predictions: ByLevel, sets: Sets, clean: Hash
         start = levels[clean]  # [image, feature]
         norms = np.linalg.norm(start, axis=-1)
         for level, moved in levels.items():
-            difference = np.abs(np.linalg.norm(moved, axis=-1) - norms)
-            columns = {
-                "model": model,
-                "level": level,
-                "image": sets[model].ids,
-                "cosine": cosine(start, moved),
-                "norm_difference": difference,
-                "relative_norm_difference": difference / norms,
-                "correct": predictions[model][level] == sets[model].labels,
-            }
-            parts.append(pd.DataFrame(columns))
+            part = pd.DataFrame({"model": model, "level": level, "image": sets[model].ids})
+            part["cosine"] = cosine(start, moved)
+            part["norm_difference"] = np.abs(np.linalg.norm(moved, axis=-1) - norms)
+            part["relative_norm_difference"] = part["norm_difference"] / norms
+            parts.append(part.assign(correct=predictions[model][level] == sets[model].labels))
     return pd.concat(parts, ignore_index=True)
 
 

@@ -53,19 +53,16 @@ def attention_distance(state: LayerState, distances: Tensor) -> Tensor:
 def distance_table(per_image: np.ndarray, **columns: object) -> pd.DataFrame:
     """The mean over images of distances (images, layers, heads), tidy: `columns`, layer, head, distance_px."""
     mean = per_image.mean(axis=0)  # [layer, head]
-    layer, head = np.meshgrid(*(np.arange(1, size + 1) for size in mean.shape), indexing="ij")
-    table = pd.DataFrame({"layer": layer.ravel(), "head": head.ravel(), "distance_px": mean.ravel()})
-    return pd.DataFrame(columns, index=table.index).join(table)
+    layer, head = (index.ravel() + 1 for index in np.indices(mean.shape))
+    return pd.DataFrame(columns | {"layer": layer, "head": head, "distance_px": mean.ravel()})
 
 
-def rollout(head_means: Tensor | Sequence[Tensor], start: Tensor) -> Tensor:
+def rollout(layers: Sequence[Tensor], start: Tensor) -> Tensor:
     """Attention rollout (Abnar and Zuidema 2020): start^T A_L ... A_1 with A_l = (A + I) / 2, rows summing to 1.
 
-    head_means (B, layers, 1 + N, 1 + N), or a list of the layers' (B, 1 + N, 1 + N), is the attention averaged over
-    heads, `start` (1 + N,) the weights of the rows that are asked for. Taken as a vector from the last layer down, in
-    O(layers * N^2). Returns the patch columns, (B, N), in float32.
+    `layers` have each layer's attention averaged over heads, (B, 1 + N, 1 + N), `start` (1 + N,) the weights of the rows
+    that are asked for. Taken as a vector from the last layer down, in O(layers * N^2). Returns the patch columns, (B, N).
     """
-    layers = head_means.unbind(1) if isinstance(head_means, Tensor) else head_means  # each [image, query, key]
     weights = start.to(layers[0]).expand(len(layers[0]), 1, -1)  # [image, 1, key]
     for attention in reversed(layers):
         weights = (weights @ attention + weights) / 2
@@ -98,7 +95,7 @@ class Rollout:
             start = torch.zeros(mean.shape[-1])  # [query]
             chosen = slice(0, 1) if self.rows == "cls" else slice(1, None)
             start[chosen] = 1 / len(start[chosen])
-            scores = rollout(list(means), start).cpu().numpy()
+            scores = rollout(means.unbind(), start).cpu().numpy()
             if self.scores is None:
                 self.scores = np.empty((self.images, scores.shape[1]), np.float32)
             self.scores[rows.start : rows.stop] = scores

@@ -6,39 +6,29 @@ from timm.models.vision_transformer import VisionTransformer
 
 from mae_helpers.encoder.passes import Batches, PerImage, one_pass
 from mae_helpers.encoder.walk import mean_patch
-from mae_helpers.measures.alignment import cosine
+from mae_helpers.measures.alignment import cosine, lengths
 from mae_helpers.profile.machine import Compute
 
 
 def masked_embeddings(
-    model: VisionTransformer,
-    images: Batches,
-    masks: int,
-    ratio: float,
-    seed: int = 0,
-    layer: int = -1,
-    compute: Compute | None = None,
+    model: VisionTransformer, images: Batches, masks: int, ratio: float, seed: int = 0, compute: Compute | None = None
 ) -> np.ndarray:
-    """Mean patch embeddings of each image under `masks` random masks: (images, masks, D), by default of the last layer."""
+    """Mean patch embeddings of each image in the last layer, under `masks` random masks: (images, masks, D)."""
     if ratio == 0:
         raise ValueError("masking ratio 0: nothing is masked, so all masks are the same; use a share above 0")
     if masks < 2:
         raise ValueError(f"{masks} random masks: use 2 or more, so that they can be compared")
-    compute, only = compute or Compute(), range(1, len(model.blocks) + 1)[layer]
-    how = {"ratio": ratio, "seed": seed, "compute": compute}
-    draws = (
-        one_pass(model, images, {"": PerImage(mean_patch, only)}, draw=draw, label=f"mask {draw + 1} of {masks}", **how)
-        for draw in range(masks)
-    )
-    return np.stack([found[""] for found in draws], axis=1)  # [image, mask, feature]
+    statistics = {"mean_patch": PerImage(mean_patch, only=len(model.blocks))}
+    how, parts = {"ratio": ratio, "seed": seed, "compute": compute or Compute()}, []
+    for draw in range(masks):
+        found = one_pass(model, images, statistics, draw=draw, label=f"mask {draw + 1} of {masks}", **how)
+        parts.append(found["mean_patch"])
+    return np.stack(parts, axis=1)  # [image, mask, feature]
 
 
 def pairwise_cosines(vectors: np.ndarray) -> np.ndarray:
     """Cosines of all pairs i < j of vectors (n, D): (n (n - 1) / 2,)."""
-    norms = np.linalg.norm(np.asarray(vectors, np.float64), axis=-1, keepdims=True)
-    if np.any(norms == 0):
-        raise ValueError("the cosine with a zero vector is undefined; the embedding of an image is all zeros")
-    unit = vectors / norms
+    unit = vectors / lengths(vectors)[:, None]
     return (unit @ unit.T)[np.triu_indices(len(unit), k=1)]
 
 
@@ -49,14 +39,10 @@ def masking_table(embeddings: np.ndarray, ids: list[str]) -> pd.DataFrame:
     """
     embeddings = np.asarray(embeddings, np.float64)
     images, masks, _ = embeddings.shape
-    return pd.DataFrame(
-        {
-            "image": np.repeat(ids, masks),
-            "mask": np.tile(np.arange(1, masks + 1), images),
-            "norm": np.linalg.norm(embeddings, axis=-1).ravel(),
-            "cosine_to_mean": cosine(embeddings, embeddings.mean(axis=1, keepdims=True)).ravel(),
-        }
-    )
+    table = pd.DataFrame({"image": np.repeat(ids, masks), "mask": np.tile(np.arange(1, masks + 1), images)})
+    table["norm"] = np.linalg.norm(embeddings, axis=-1).ravel()
+    table["cosine_to_mean"] = cosine(embeddings, embeddings.mean(axis=1, keepdims=True)).ravel()
+    return table
 
 
 def within_and_between(embeddings: np.ndarray) -> pd.DataFrame:
@@ -77,9 +63,9 @@ def cosine_table(pairs: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(columns).reset_index()
 
 
-def cosine_counts(pairs: pd.DataFrame, bins: int = 100) -> pd.DataFrame:
+def cosine_counts(pairs: pd.DataFrame) -> pd.DataFrame:
     """Cosines of `within_and_between` as a histogram from -1 to 1: pair, cosine_from, cosine_to, pairs, density."""
-    edges, parts = np.linspace(-1, 1, bins + 1), []
+    edges, parts = np.linspace(-1, 1, 101), []
     for pair, rows in pairs.groupby("pair"):
         counts = np.histogram(np.clip(rows["cosine"], -1, 1), edges)[0]
         density = counts / (counts.sum() * np.diff(edges))

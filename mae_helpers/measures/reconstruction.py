@@ -24,12 +24,12 @@ def pixels(images: Tensor, mean: list[float], std: list[float]) -> np.ndarray:
     return (images.cpu().permute(0, 2, 3, 1) * torch.tensor(std) + torch.tensor(mean)).clip(0, 1).numpy()
 
 
-def hide_patches(images: Tensor, visible: Tensor, patch_size: int, fill: float = 0.0) -> Tensor:
-    """Images (B, 3, H, W) with every patch but the `visible` ones (B, N_v) set to `fill`."""
+def hide_patches(images: Tensor, visible: Tensor, patch_size: int) -> Tensor:
+    """Normalised images (B, 3, H, W) with every patch but the `visible` ones (B, N_v) set to 0, the mean colour."""
     grid = images.shape[-1] // patch_size
     shown = torch.zeros(len(images), grid * grid, device=images.device).scatter(1, visible, 1.0)  # [image, patch]
     shown = shown.reshape(-1, 1, grid, grid).repeat_interleave(patch_size, 2).repeat_interleave(patch_size, 3)
-    return images * shown + fill * (1 - shown)
+    return images * shown
 
 
 @torch.no_grad()

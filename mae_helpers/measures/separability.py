@@ -37,11 +37,6 @@ def tsne(points: np.ndarray, perplexity: float, *, standardise: bool, seed: int 
     return np.asarray(reducer.fit(points.astype(np.float64)))
 
 
-def silhouette(distances: np.ndarray, labels: np.ndarray) -> float:
-    """Mean silhouette (b - a) / max(a, b) of the classes from distances (n, n): -1 mixed, 0 touching, 1 apart."""
-    return float(silhouette_score(distances, labels, metric="precomputed"))
-
-
 def knn_percent(distances: np.ndarray, labels: np.ndarray, groups: np.ndarray, neighbours: int = 10) -> float:
     """Share of points whose nearest neighbours from OTHER groups (images) vote for their class, in percent.
 
@@ -67,7 +62,7 @@ def probe_percent(points: np.ndarray, labels: np.ndarray, groups: np.ndarray, fo
 def separability(points: np.ndarray, labels: np.ndarray, groups: np.ndarray, folds: int = 5) -> dict[str, float]:
     """Silhouette, leave-one-image-out kNN and linear probe of points (n, D), and the chance level of the last two.
 
-    Ten neighbours vote, fewer where there are fewer. What the images do not allow is missing (NaN): a silhouette of classes
+    The silhouette is the mean (b - a) / max(a, b): -1 mixed, 0 touching, 1 apart. Ten neighbours vote, fewer where there are fewer. What the images do not allow is missing (NaN): a silhouette of classes
     of one point each, a probe of classes with fewer images than `folds`.
     """
     points = np.asarray(points, np.float64)
@@ -75,8 +70,9 @@ def separability(points: np.ndarray, labels: np.ndarray, groups: np.ndarray, fol
     names, counts = np.unique(labels, return_counts=True)
     images = min(len(set(groups[labels == name])) for name in names)
     others = len(labels) - int(np.unique(groups, return_counts=True)[1].max())
+    apart = silhouette_score(distances, labels, metric="precomputed") if len(names) < len(labels) else np.nan
     return {
-        "silhouette": silhouette(distances, labels) if len(names) < len(labels) else np.nan,
+        "silhouette": float(apart),
         "knn_percent": knn_percent(distances, labels, groups, min(10, others)),
         "probe_percent": probe_percent(points, labels, groups, folds) if images >= folds else np.nan,
         "chance_percent": 100 * float(counts.max() / counts.sum()),

@@ -1,6 +1,6 @@
 """Class subspaces and the principal angles between them (Sec. III-A3, Fig. 4), in float64 throughout."""
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from itertools import combinations
 
 import numpy as np
@@ -92,24 +92,22 @@ def spectrum(
     return np.sqrt(np.clip(values[::-1], 0, None)), vectors[:, ::-1]
 
 
-def principal_angles(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """Principal angles in degrees, ascending, (..., k), between the spans of orthonormal columns (..., D, k).
+def principal_angles(bases: np.ndarray, first: Sequence[int], second: Sequence[int]) -> np.ndarray:
+    """Principal angles in degrees, ascending, (pairs, k): of orthonormal columns (groups, D, k), the `first` and `second` ones.
 
     cos(theta) are the singular values of Q1^T Q2. Below 0.01 rad, where the cosine would lose digits, the angle is
     taken from the sines, the singular values of Q2 - Q1 Q1^T Q2, which keep small angles exact (Bjorck and Golub,
     1973); above, the cosine gives it to 1e-13 rad.
     """
-    cross = np.swapaxes(first, -1, -2) @ second
-    return _angles(cross, lambda near: second[near] - first[near] @ cross[near])
-
-
-def _angles(cross: np.ndarray, rest: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
-    """The angles from Q1^T Q2, (..., k, k); `rest` gives Q2 - Q1 Q1^T Q2 of those pairs that have a small one."""
-    cosines = np.linalg.svd(cross, compute_uv=False)
-    angles = np.arccos(np.clip(cosines, 0, 1))
-    near = angles[..., 0] < SMALL
+    groups, width, k = bases.shape
+    first, second = np.asarray(first), np.asarray(second)
+    beside = bases.transpose(1, 0, 2).reshape(width, -1)  # one product of all with all, and no copies for the pairs
+    cross = (beside.T @ beside).reshape(groups, k, groups, k)[first, :, second]  # [pair, k, k]
+    angles = np.arccos(np.clip(np.linalg.svd(cross, compute_uv=False), 0, 1))  # [pair, k]
+    near = angles[:, 0] < SMALL
     if near.any():
-        sines = np.linalg.svd(rest(near), compute_uv=False)[..., ::-1]
+        rest = bases[second[near]] - bases[first[near]] @ cross[near]  # [near pair, feature, k]
+        sines = np.linalg.svd(rest, compute_uv=False)[:, ::-1]
         angles[near] = np.where(angles[near] < SMALL, np.arcsin(np.clip(sines, 0, 1)), angles[near])
     return np.degrees(angles)
 
@@ -122,16 +120,13 @@ def angle_table(bases: dict[tuple[str, int], np.ndarray], pairs: Sequence[tuple[
     width = next(iter(bases.values())).shape[0]
     if not 1 <= k <= width // 2:
         raise ValueError(f"k = {k}: two subspaces of {width} dimensions can be told apart for k from 1 to {width // 2}")
-    layers, names, angles = sorted({layer for _, layer in bases}), sorted({name for pair in pairs for name in pair}), []
-    first, second = (np.array([names.index(pair[side]) for pair in pairs]) for side in (0, 1))
-    for layer in layers:
+    names, parts = sorted({name for pair in pairs for name in pair}), []
+    first, second = ([names.index(pair[side]) for pair in pairs] for side in (0, 1))
+    for layer in sorted({layer for _, layer in bases}):
         each = np.stack([bases[name, layer][:, :k] for name in names])  # [group, feature, k]
-        beside = each.transpose(1, 0, 2).reshape(width, -1)  # one product of all with all, and no copies for the pairs
-        cross = (beside.T @ beside).reshape(len(names), k, len(names), k)[first, :, second]  # [pair, k, k]
-        found = _angles(cross, lambda near, q=each, c=cross: q[second[near]] - q[first[near]] @ c[near])
-        angles.append(found[:, 0])
-    table = pd.DataFrame([*pairs] * len(layers), columns=["class_a", "class_b"])
-    return table.assign(layer=np.repeat(layers, len(pairs)), theta1_deg=np.concatenate(angles))
+        table = pd.DataFrame(pairs, columns=["class_a", "class_b"])
+        parts.append(table.assign(layer=layer, theta1_deg=principal_angles(each, first, second)[:, 0]))
+    return pd.concat(parts, ignore_index=True)
 
 
 def control_groups(classes: np.ndarray, seed: int) -> dict[str, list[int]]:
@@ -165,10 +160,7 @@ def control_pairs(classes: Sequence[str]) -> dict[str, list[tuple[str, str]]]:
 
 
 def angles_and_values(
-    moments: dict[tuple[str, int], tuple[np.ndarray, np.ndarray, int]],
-    classes: Sequence[str],
-    ks: Sequence[int],
-    centrings: Sequence[bool] = (True, False),
+    moments: dict[tuple[str, int], tuple[np.ndarray, np.ndarray, int]], classes: Sequence[str], ks: Sequence[int]
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """All of Fig. 4 from one pass: theta_1 for every control, k and centring; the classes' singular values (not centred).
 
@@ -176,15 +168,15 @@ def angles_and_values(
     Returns (control, k, centred, layer, class_a, class_b, theta1_deg) and (layer, class, index, singular_value).
     """
     there, angles, values = {name for name, _ in moments}, [], []
-    for centred in centrings:
+    for centred in (True, False):
         bases = {key: spectrum(*sums, centred=centred, top=max(ks))[1] for key, sums in moments.items()}
         for control, all_pairs in control_pairs(classes).items():
             pairs = [pair for pair in all_pairs if there.issuperset(pair)]
             for k in ks if pairs else ():
                 angles.append(angle_table(bases, pairs, k).assign(control=control, k=k, centred=centred))
-    for (name, layer), sums in moments.items() if False in centrings else ():
+    for (name, layer), sums in moments.items():
         if name in classes:
             sizes = spectrum(*sums, centred=False)[0]
             place = {"index": np.arange(1, len(sizes) + 1), "layer": layer, "class": name}
             values.append(pd.DataFrame(place | {"singular_value": sizes}))
-    return pd.concat(angles, ignore_index=True), pd.concat(values, ignore_index=True) if values else pd.DataFrame()
+    return pd.concat(angles, ignore_index=True), pd.concat(values, ignore_index=True)

@@ -49,7 +49,7 @@ class GaussianBlur(Perturbation):
 
 
 def blur(pixels: np.ndarray, kernel_size: int, sigma: float) -> np.ndarray:
-    """Gaussian blur of an image (H, W, 3) in floating point, border reflect-101."""
+    """Gaussian blur of an image (H, W, 3) in floating point, border reflect-101; size 0 holds all of `sigma`."""
     return cv2.GaussianBlur(pixels, (kernel_size, kernel_size), sigma, borderType=cv2.BORDER_REFLECT_101)
 
 

@@ -3,7 +3,7 @@
 Files of the published ImageNet-C differ: they were made from other sizes and saved as JPEG.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 from zlib import crc32
@@ -56,15 +56,6 @@ class Corruption(Perturbation):
                 "chapter out, or use a model of larger images"
             )
         return lambda pixels, name: corrupt(pixels, name, self.corruption, self.severity, self.seed)
-
-
-def corruption_levels(
-    names: Sequence[str] = tuple(GROUP_OF), severities: Sequence[int] = SEVERITIES, seed: int = 0
-) -> dict[tuple[str, int], Corruption]:
-    """The cells of Table II: (corruption, severity) -> Corruption; ValueError where there are none."""
-    if not len(severities):
-        raise ValueError(f"severities {list(severities)}: use some of 1 to 5")
-    return {(name, severity): Corruption(name, severity, seed) for name in names for severity in severities}
 
 
 def corrupt(pixels: np.ndarray, name: str, corruption: str, severity: int, seed: int) -> np.ndarray:

@@ -4,8 +4,8 @@ import hashlib
 import os
 import re
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import ClassVar
 
@@ -13,8 +13,7 @@ import numpy as np
 
 from mae_helpers.images.pixels import ImageError, opened, read
 from mae_helpers.images.sets import Change, ImageSet, left_out, why_left_out
-from mae_helpers.perturbations import corruptions
-from mae_helpers.perturbations.corruptions import GROUP_OF, SEVERITIES
+from mae_helpers.perturbations.corruptions import GROUP_OF, SEVERITIES, Corruption
 from mae_helpers.perturbations.levels import Perturbation
 from mae_helpers.profile.settings import Images, Profile
 
@@ -63,12 +62,11 @@ def file_name(image_id: str) -> str:
 
 def _state(folder: Path, classes: list[str] | str) -> str:
     """A digest of the files in the class folders: their names, sizes and times, so that one overwritten is noticed."""
-    names = sorted(path.name for path in folder.iterdir()) if classes in ("all", []) else classes
-    digest = hashlib.sha256(repr(list(names)).encode())
-    for name in names:
-        with os.scandir(folder / name) if (folder / name).is_dir() else nullcontext([]) as files:
-            found = sorted((file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files)
-        digest.update(repr(found).encode())
+    digest = hashlib.sha256()
+    for name in sorted(os.listdir(folder)) if classes in ("all", []) else classes:
+        files = os.scandir(folder / name) if (folder / name).is_dir() else ()
+        states = sorted((file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files)
+        digest.update(repr((name, states)).encode())
     return digest.hexdigest()[:16]
 
 
@@ -91,10 +89,8 @@ def file_levels(source: Images | None, classes: list[str] | str, severities: Seq
             state = _state(folder, classes)
             levels[corruption, severity] = CorruptedFiles(corruption, severity, str(folder), state)
     if not levels:
-        raise ImageError(
-            f"{root}: no corruption of ImageNet-C in it; expected folders such as gaussian_noise/1 or "
-            "noise/gaussian_noise/1"
-        )
+        expected = "expected folders such as gaussian_noise/1 or noise/gaussian_noise/1"
+        raise ImageError(f"{root}: no corruption of ImageNet-C in it; {expected}")
     return levels
 
 
@@ -107,22 +103,20 @@ def corruption_levels(
     """
     if source not in ("auto", "files", "generated"):
         raise ValueError(f"source {source!r} of the corruptions: use auto, files or generated")
+    if not len(severities):
+        raise ValueError(f"severities {list(severities)}: use some of 1 to 5")
     files = {} if source == "generated" else file_levels(profile.imagenet_c, profile.images.classes, severities)
     if source == "files" and not files:
         raise ImageError(f"{why_left_out(profile.imagenet_c, 'ImageNet-C')} Name its folder, or use source=auto")
-    made = corruptions.corruption_levels(severities=severities, seed=seed)
+    made = {cell: Corruption(*cell, seed) for cell in product(GROUP_OF, severities)}
     return (files, "files") if files else (made, "generated")
 
 
 def account(profile: Profile, levels: Levels, made: str) -> str:
     """One line for the page: what the corrupted images are, and which corruptions are missing."""
     if made == "generated":
-        return f"{why_left_out(profile.imagenet_c, 'Published files of ImageNet-C') or ''} The corruptions are made from the clean images."
+        why = why_left_out(profile.imagenet_c, "Published files of ImageNet-C") or ""
+        return f"{why} The corruptions are made from the clean images."
     missing = [name.replace("_", " ") for name in GROUP_OF if name not in dict(levels.keys())]
     text = "The corrupted images are published files of ImageNet-C."
     return f"{text} Left out, because there is no folder of them: {', '.join(missing)}." if missing else text
-
-
-def fingerprint(source: Images | None, classes: list[str] | str) -> str:
-    """A digest of the files that `file_levels` would read: by their names, sizes and times."""
-    return repr(file_levels(source, classes))

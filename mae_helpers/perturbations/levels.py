@@ -10,22 +10,17 @@ from mae_helpers.images.sets import Change, ImageSet
 
 
 class Perturbation(Protocol):
-    """A change of images at one level. `guided` ones look at what the model makes of the clean images.
+    """A change of images at one level, with a `name` for files and progress lines.
 
-    `measures` names what is worth recording of a pass over such images (see `sweep/recorded.py`). One that cannot share a
-    process with another thread is changed `in_processes` of its own.
+    `measures` names what is worth recording of a pass over such images (see `sweep/recorded.py`). `guided` ones look at
+    what the model makes of the clean images. One that cannot share a process with another thread is changed
+    `in_processes` of its own.
     """
 
+    name: str
+    measures: tuple[str, ...]
     guided: ClassVar[bool] = False
     in_processes: ClassVar[bool] = False
-
-    @property
-    def name(self) -> str:
-        """What it is called in file names and progress lines."""
-
-    @property
-    def measures(self) -> tuple[str, ...]:
-        """Which measures a pass records."""
 
     def change(self, images: ImageSet, clean: Mapping[str, np.ndarray]) -> Change:
         """The change of `images`, of which the model's measures on the `clean` ones are at hand."""

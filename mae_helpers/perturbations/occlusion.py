@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from typing import ClassVar
 from zlib import crc32
 
-import cv2
 import numpy as np
 
 from mae_helpers.images.sets import Change, ImageSet
+from mae_helpers.perturbations.blur import blur
 from mae_helpers.perturbations.levels import Clean, Perturbation
 
 OCCLUSION_PERCENT = tuple(range(0, 100, 10))  # Fig. 5
@@ -77,7 +77,7 @@ def occlude(pixels: np.ndarray, order: np.ndarray, percent: float, fill: str, co
     masked[: grid * side, : grid * side, 0] = np.kron(mask.reshape(grid, grid), np.ones((side, side), bool))
     if fill == "blurred":
         sigma = pixels.shape[0] / 14  # a patch of the paper's 14 x 14 grid: no detail survives it
-        return np.where(masked, cv2.GaussianBlur(pixels, (0, 0), sigma, borderType=cv2.BORDER_REFLECT_101), pixels)
+        return np.where(masked, blur(pixels, 0, sigma), pixels)
     colours = {"mean_colour": colour, "black": np.zeros(3), "image_mean": pixels.mean(axis=(0, 1))}
     return np.where(masked, colours[fill].astype(pixels.dtype), pixels)
 
@@ -86,5 +86,7 @@ def occlusion_levels(
     ranking: str, percents: Sequence[float] = OCCLUSION_PERCENT, fill: str = "mean_colour", seed: int = 0
 ) -> dict[float, Perturbation]:
     """Occlusion by percentage; at 0 % it is the clean image."""
-    levels = {percent: Occlusion(percent, ranking, fill, seed) for percent in percents}
-    return {0: Clean()} | {percent: level for percent, level in levels.items() if percent != 0}
+    levels: dict[float, Perturbation] = {0: Clean()}
+    for percent in percents:
+        levels.setdefault(percent, Occlusion(percent, ranking, fill, seed))
+    return levels

@@ -16,6 +16,7 @@ from filelock import FileLock, Timeout
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 CLOSED = {errno.EROFS, errno.EACCES, errno.EPERM}
 WITHOUT_LOCKS = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP}
+HOST = re.sub(r"\W", "_", socket.gethostname())  # without the "-" that ends it in a name
 WAIT = 3600.0  # seconds that a claim of somebody else is respected: it may hang, and work done twice does no harm
 
 
@@ -36,17 +37,15 @@ def storage_error(error: OSError, path: Path, size: int | None = None) -> Storag
     return StorageError(f"{path}: cannot be written ({error.strerror or error})")
 
 
-def _is_dead(part: Path) -> bool:
-    """Whether an unfinished file is one that a process of this machine left when it was killed."""
-    named = re.fullmatch(rf".*\.{re.escape(_host())}-(\d+)-[0-9a-f]+\.part", part.name)
-    try:
-        return named is not None and os.kill(int(named[1]), 0) is not None
-    except OSError as error:
-        return isinstance(error, ProcessLookupError)
-
-
-def _host() -> str:
-    return socket.gethostname().replace(".", "_")
+def _remove_left_behind(path: Path) -> None:
+    """Take away unfinished files of `path` that processes of this machine left when they were killed."""
+    for part in path.parent.glob(f"{path.name}.{HOST}-*-*.part"):
+        try:
+            os.kill(int(part.name.rsplit("-", 2)[1]), 0)
+        except ProcessLookupError:
+            part.unlink(missing_ok=True)
+        except OSError:
+            continue  # another user's, and alive
 
 
 def write_whole(path: Path, content: str | bytes) -> None:
@@ -57,12 +56,10 @@ def write_whole(path: Path, content: str | bytes) -> None:
     same file is removed. StorageError where it cannot be written.
     """
     content = content if isinstance(content, bytes) else content.encode()
-    temporary = path.with_name(f"{path.name}.{_host()}-{os.getpid()}-{secrets.token_hex(4)}.part")
+    temporary = path.with_name(f"{path.name}.{HOST}-{os.getpid()}-{secrets.token_hex(4)}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        for part in path.parent.glob(f"{path.name}.*.part"):
-            if _is_dead(part):
-                part.unlink(missing_ok=True)
+        _remove_left_behind(path)
         with temporary.open("wb") as file:
             file.write(content)
             file.flush()

@@ -52,7 +52,7 @@ class Compute:
 
     def size_on(self, device: torch.device) -> int:
         """Images at a time: as set, as found before, or what is tried first on such a device."""
-        return self.batch_size or FIRST_BATCH.get(device.type, FIRST_BATCH["cpu"])
+        return self.batch_size or FIRST_BATCH[device.type]
 
     def halve(self, size: int) -> None:
         """Remember that `size` images at a time were too many; MemoryError where not even one fits."""
@@ -61,10 +61,13 @@ class Compute:
         self.batch_size = size // 2
 
 
+_once = cache(Compute)  # a process has one for the same settings: a batch size that was too large is remembered
+
+
 def computing_of(settings: Computing, precision: str | None = None) -> Compute:
     """The settings of a profile, with a notebook's own precision; reading threads as many as PyTorch's by default."""
     precision = settings.precision if precision is None else precision
-    return Compute(precision, settings.compile, settings.batch_size, settings.workers or torch.get_num_threads())
+    return _once(precision, settings.compile, settings.batch_size, settings.workers or torch.get_num_threads())
 
 
 def is_out_of_memory(error: Exception) -> bool:

@@ -12,19 +12,12 @@ from tqdm import tqdm
 PROGRESS_FILE = "MAE_HELPERS_PROGRESS"  # environment variable: where a runner reads "label step/total"
 
 
-def _reported(items: Iterable[Any], label: str, total: int, file: Path) -> Iterator[Any]:
-    written = 0.0
-    for step, item in enumerate(items, 1):
-        if time.monotonic() - written > 0.5 or step == total:
-            file.write_text(f"{label} {step}/{total}")
+def progress(items: Iterable[Any], label: str, total: int) -> Iterator[Any]:
+    """Pass `items` through while telling how far they are, in whichever way the surroundings can show."""
+    file, written = os.environ.get(PROGRESS_FILE), 0.0
+    has_no_bar = bool(file) or "ipykernel" in sys.modules or not sys.stderr.isatty()
+    for step, item in enumerate(tqdm(items, label, total, disable=has_no_bar, leave=False), 1):
+        if file and (time.monotonic() - written > 0.5 or step == total):
+            Path(file).write_text(f"{label} {step}/{total}")
             written = time.monotonic()
         yield item
-
-
-def progress(items: Iterable[Any], label: str, total: int) -> Iterable[Any]:
-    """Pass `items` through while telling how far they are, in whichever way the surroundings can show."""
-    file = os.environ.get(PROGRESS_FILE)
-    if file:
-        return _reported(items, label, total, Path(file))
-    captured = "ipykernel" in sys.modules or not sys.stderr.isatty()
-    return tqdm(items, label, total, disable=captured, leave=False)

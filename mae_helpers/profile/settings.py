@@ -11,7 +11,6 @@ from typing import Annotated, Any, Literal
 import pydantic
 import yaml
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, ValidationInfo
-from pydantic_core import PydanticCustomError
 
 from mae_helpers.profile import plain_yaml
 from mae_helpers.profile.parameters import TEXT, shown
@@ -109,12 +108,14 @@ class _Settings(BaseModel):
     @pydantic.model_validator(mode="before")
     @classmethod
     def _known(cls, values: Any, info: ValidationInfo) -> Any:
-        for key in values if isinstance(values, dict) else ():
+        if not isinstance(values, dict):
+            return values
+        for key in values:
             if key not in cls.model_fields:
                 close = difflib.get_close_matches(str(key)[:80], cls.model_fields, n=1)
                 hint = f"did you mean {close[0]!r}?" if close else f"use some of {', '.join(cls.model_fields)}"
                 raise ValueError(f"has an unknown setting {shown(key)}; {hint}")
-        return values if info.context is None or not isinstance(values, dict) else _located(values, info.context)
+        return values if info.context is None else _located(values, info.context)
 
 
 class Images(_Settings):
@@ -137,7 +138,7 @@ class Images(_Settings):
     @classmethod
     def _there(cls, folder: str | None, info: ValidationInfo) -> str | None:
         if not folder and info.data.get("source") not in ("bundled", "digits"):
-            raise PydanticCustomError("missing", "")
+            raise ValueError("is missing; add it")
         return folder
 
 

@@ -135,7 +135,7 @@ class Chapter:
         """
         device = self.workers.device if self.workers else str(self.device)
         subjects = [self._subject(name, device).showing(chosen) for name, chosen in sets.items()]
-        return sweep(subjects, levels, measure, self.tables / "cells", self.compute, self.workers)
+        return sweep(subjects, levels, measure, self.tables / "cells", self.workers)
 
     @cached_property
     def made_from(self) -> dict[str, str]:

@@ -33,8 +33,10 @@ def check_inputs(profile: Profile, device: str) -> None:
     from mae_helpers.profile.machine import pick_device
 
     pick_device(device)
-    for opened in (sets.first_images, sets.second_images, sets.shifted_images):
-        opened(profile)
+    sets.first_images(profile)
+    for source in (profile.second_images, *profile.shifted_images.values()):
+        if not sets.left_out(source):
+            sets.open_images(source, profile.input)
     imagenet_c.file_levels(profile.imagenet_c, profile.images.classes)
     optional = {"second images": profile.second_images, "ImageNet-C's files": profile.imagenet_c}
     for what, source in (optional | profile.shifted_images).items():

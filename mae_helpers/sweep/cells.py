@@ -31,10 +31,8 @@ def code_of(perturbation: Perturbation) -> Code:
 
 def _plain(value: object) -> object:
     """A field of a perturbation as JSON that tells different values apart; TypeError where there is no such."""
-    if isinstance(value, np.ndarray):
+    if isinstance(value, np.ndarray | np.generic):
         return [str(value.dtype), value.shape, hashlib.sha256(value.tobytes()).hexdigest()]
-    if isinstance(value, np.generic):
-        return value.item()
     if isinstance(value, Path):
         return str(value)
     raise TypeError(f"{value!r}: a perturbation's fields must be numbers, text, arrays, or lists and mappings of them")
@@ -63,8 +61,8 @@ class Cell:
     @property
     def path(self) -> Path:
         """Where it lies: `<folder>/<model>/<perturbation>-<key>.npz`."""
-        name = f"{_file_name(self.perturbation.name)}-{self.key[:16]}.npz"
-        return self.folder / _file_name(self.subject.name) / name
+        model, perturbation = _file_name(self.subject.name), _file_name(self.perturbation.name)
+        return self.folder / model / f"{perturbation}-{self.key[:16]}.npz"
 
     @property
     def lock(self) -> Path:

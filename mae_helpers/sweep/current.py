@@ -4,6 +4,7 @@ import ast
 import hashlib
 import platform
 import sys
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
@@ -39,30 +40,31 @@ class Code:
         return ", ".join(parts + [f"another {name}" for name in names if self.files.get(name) != other.files.get(name)])
 
 
-class _Meaning(ast.NodeTransformer):
-    """Code without what stands there for readers alone: docstrings, and the texts of errors."""
+class _Wordless(ast.NodeTransformer):
+    """Code without its texts."""
 
-    raised = False
+    def visit_JoinedStr(self, node: ast.JoinedStr) -> ast.AST:
+        return ast.Constant("")
 
-    def generic_visit(self, node: ast.AST) -> ast.AST:
-        is_text = isinstance(node, ast.JoinedStr) or (isinstance(node, ast.Constant) and isinstance(node.value, str))
-        if self.raised and is_text:
-            return ast.Constant("")
+    def visit_Constant(self, node: ast.Constant) -> ast.AST:
+        return ast.Constant("") if isinstance(node.value, str) else node
+
+
+@cache
+def meaning(source: str) -> str:
+    """A digest of Python code that comments, layout, docstrings and the texts inside `raise ...` do not change."""
+    tree = ast.parse(source)
+    for node in ast.walk(tree):
         documented = isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)
         if documented and ast.get_docstring(node, clean=False) is not None:
             del node.body[0]
-        outside, self.raised = self.raised, self.raised or isinstance(node, ast.Raise)
-        super().generic_visit(node)
-        self.raised = outside
-        return node
+        elif isinstance(node, ast.Raise):
+            _Wordless().visit(node)
+    return hashlib.sha256(ast.dump(tree).encode()).hexdigest()
 
 
-def meaning(source: str) -> str:
-    """A digest of Python code that comments, layout, docstrings and the texts inside `raise ...` do not change."""
-    return hashlib.sha256(ast.dump(_Meaning().visit(ast.parse(source))).encode()).hexdigest()
-
-
-def imports(source: str, package: str) -> set[str]:
+@cache
+def imports(source: str, package: str) -> frozenset[str]:
     """The dotted names that code of a `package` imports anywhere, be they modules or names in one."""
     names = set()
     for node in ast.walk(ast.parse(source)):
@@ -71,7 +73,7 @@ def imports(source: str, package: str) -> set[str]:
         elif isinstance(node, ast.ImportFrom):
             base = resolve_name("." * node.level + (node.module or ""), package) if node.level else node.module
             names |= {base, *(f"{base}.{alias.name}" for alias in node.names)}
-    return names
+    return frozenset(names)
 
 
 def _source(name: str) -> Path | None:
@@ -90,21 +92,12 @@ def _source(name: str) -> Path | None:
 
 
 @cache
-def _read(path: Path, package: str, changed: int, size: int) -> tuple[str, list[str]]:
-    """A source file's meaning and imports, read once a process for each state of it: many modules reach it."""
-    source = path.read_text(encoding="utf-8")
-    return meaning(source), sorted(imports(source, package))
-
-
-@cache
 def versions() -> dict[str, str]:
     """Those of Python, which decides how `ast` writes code down, and of the libraries that are there."""
     found = {"python": ".".join(platform.python_version_tuple()[:2])}
     for name in LIBRARIES:
-        try:
+        with suppress(PackageNotFoundError):
             found[name] = version(name)
-        except PackageNotFoundError:
-            continue
     return found
 
 
@@ -122,9 +115,9 @@ def code_behind(*modules: str) -> Code:
         path = None if name in files or top in sys.stdlib_module_names else _source(name)
         if path is None or (top not in own and INSTALLED & set(path.parts)):
             continue
-        package, state = name if path.stem == "__init__" else parent, path.stat()
-        files[name], further = _read(path, package, state.st_mtime_ns, state.st_size)
-        waiting += [parent] * bool(parent) + further
+        source, package = path.read_text(encoding="utf-8"), name if path.stem == "__init__" else parent
+        files[name] = meaning(source)
+        waiting += {parent, *imports(source, package)} - {""}
     for name in modules:
         if name not in files:
             raise ValueError(

@@ -12,7 +12,6 @@ from mae_helpers.encoder.walk import classify, mean_patch
 from mae_helpers.measures.attention import Rollout
 from mae_helpers.measures.features import head_features
 from mae_helpers.perturbations.levels import Perturbation
-from mae_helpers.profile.machine import Compute
 from mae_helpers.sweep.subjects import Subject
 
 CHUNK = 256  # images whose perturbed pixels are held in memory, to be shared by the models
@@ -46,35 +45,35 @@ class Task:
 
 def check(subject: Subject, model: VisionTransformer) -> None:
     """ValueError where a model has no classifier, or does not know the images' labels."""
+    labels = subject.images.labels
     if model.num_classes == 0:
         raise ValueError(f"{subject.name} has no classifier; a sweep needs one, such as mae_finetuned")
-    if subject.images.labels.min() < 0:
+    if labels.min() < 0:
         raise ValueError("accuracy needs labels, and some of these images have none; use a folder a class")
-    if subject.images.labels.max() >= model.num_classes:
+    if labels.max() >= model.num_classes:
         raise ValueError(
-            f"{subject.name}: an image has the label {subject.images.labels.max()}, but the model knows "
-            f"{model.num_classes} classes; use WordNet ids as folder names, or another model"
+            f"{subject.name}: an image has the label {labels.max()}, but the model knows {model.num_classes} classes; "
+            "use WordNet ids as folder names, or another model"
         )
 
 
-def measured(task: Task, compute: Compute) -> Results:
+def measured(task: Task) -> Results:
     """All measures that a perturbation records, by model; each image is perturbed once for all models where that can be."""
     first, perturbation = task.subjects[0], task.perturbation
-    models = {one.name: one.open() for one in task.subjects}
-    changes = {one.name: perturbation.change(one.images, task.clean.get(one.name, {})) for one in task.subjects}
-    for one in task.subjects:
-        check(one, models[one.name])
-    parts: dict[str, list[Arrays]] = {name: [] for name in models}
+    models = [one.open() for one in task.subjects]
+    changes = [perturbation.change(one.images, task.clean.get(one.name, {})) for one in task.subjects]
+    for one, model in zip(task.subjects, models, strict=True):
+        check(one, model)
+    parts: dict[str, list[Arrays]] = {one.name: [] for one in task.subjects}
     for start in range(0, len(first.rows), CHUNK):
-        rows = range(start, min(start + CHUNK, len(first.rows)))
+        rows = range(len(first.rows))[start : start + CHUNK]
         if not perturbation.guided:
-            in_processes = perturbation.in_processes and compute.workers > 1
-            shared = first.images.take(rows).held(compute.workers, changes[first.name], in_processes)
-        for one in task.subjects:
-            own = one.images.take(rows).changed(changes[one.name]) if perturbation.guided else shared
-            seen, model = replace(own, input=one.images.input), models[one.name]
+            shared = first.images.take(rows).held(first.compute.workers, changes[0], perturbation.in_processes)
+        for one, model, change in zip(task.subjects, models, changes, strict=True):
+            own = one.images.take(rows).changed(change) if perturbation.guided else shared
+            seen = replace(own, input=one.images.input)
             statistics = {name: MEASURES[name](model, one) for name in perturbation.measures}
-            parts[one.name].append(one_pass(model, seen, statistics, label=task.label, compute=compute))
+            parts[one.name].append(one_pass(model, seen, statistics, label=task.label, compute=one.compute))
     return {
         name: {measure: np.concatenate([part[measure] for part in each]) for measure in perturbation.measures}
         for name, each in parts.items()

@@ -38,9 +38,6 @@ def open_source(source: Images, settings: Input, state: str, pixels: Path | None
     return opened if pixels is None else decoded(opened, pixels, workers)
 
 
-_computing = cache(computing_of)  # one a process, so that a batch size that was found too large is remembered
-
-
 @dataclass(frozen=True)
 class Subject:
     """A model of a profile and the images that it is shown: small, and the same in every process that opens it.
@@ -61,6 +58,9 @@ class Subject:
     pixels: Path | None = None
     among: tuple[int, ...] | None = None
 
+    def __getstate__(self) -> dict[str, object]:
+        return {field.name: getattr(self, field.name) for field in fields(self)}  # nothing that was opened
+
     def showing(self, images: ImageSet) -> "Subject":
         """The same model with these images; ValueError where they come from no profile, or were changed since."""
         if images.source is not None:
@@ -75,21 +75,24 @@ class Subject:
             "use the chapter's own (`here.images()`), and a perturbation for what is done to them"
         )
 
-    def __getstate__(self) -> dict[str, object]:
-        return {field.name: getattr(self, field.name) for field in fields(self)}  # nothing that was opened
+    def parts(self, size: int) -> "list[Subject]":
+        """The subject with at most `size` of its images at a time, in their order."""
+        cuts = [self.rows[start : start + size] for start in range(0, len(self.rows), size)]
+        return [replace(self, rows=rows, among=self.own_classes) for rows in cuts]
 
     @property
     def compute(self) -> Compute:
         """How this process computes it."""
-        return _computing(self.profile.compute, self.precision)
+        return computing_of(self.profile.compute, self.precision)
 
     @property
     def _model(self) -> Model:
         return weights.settings_of(self.profile, "mae_pretrained" if self.name == "random" else self.name)
 
-    @property
-    def _seed(self) -> int:
-        return self.seed if self.name == "random" else 0
+    def open(self) -> VisionTransformer:
+        """The model on its device, read once a process, and anew where its file was replaced."""
+        file = weights.identity(self._model)
+        return open_model(self.profile, self.name, self.device, self.seed, self.compute.compile, file)
 
     @property
     def _all(self) -> ImageSet:
@@ -105,14 +108,9 @@ class Subject:
         """The images as the model sees them."""
         return self.seen(self._all.take(self.rows))
 
-    def open(self) -> VisionTransformer:
-        """The model on its device, read once a process, and anew where its file was replaced."""
-        file = weights.identity(self._model)
-        return open_model(self.profile, self.name, self.device, self._seed, self.compute.compile, file)
-
     @cached_property
     def own_classes(self) -> tuple[int, ...]:
-        """The classes that the images are of, sorted."""
+        """The classes that the images are of, sorted, or `among`."""
         return tuple(sorted(set(self.images.labels.tolist()))) if self.among is None else self.among
 
     @cached_property
@@ -122,12 +120,7 @@ class Subject:
         CheckpointError where the weights are missing or not the right ones; their file is read each time it changed.
         """
         model, images, path = self._model, self.images, weights.fetched(self._model)
-        what = [self.name, weights.file_hash(path), model.model, model.arguments, torch.device(self.device).type]
-        what += [self._seed, self.compute.identity, images.state, list(images.ids), images.labels.tolist()]
-        what += [self.own_classes, images.input.model_dump()]
+        seed, kind = self.seed if self.name == "random" else 0, torch.device(self.device).type
+        what = [self.name, weights.file_hash(path), model.model, model.arguments, kind, seed, self.compute.identity]
+        what += [images.state, list(images.ids), images.labels.tolist(), self.own_classes, images.input.model_dump()]
         return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()
-
-    def parts(self, size: int) -> "list[Subject]":
-        """The subject with at most `size` of its images at a time, in their order."""
-        cuts = [self.rows[start : start + size] for start in range(0, len(self.rows), size)]
-        return [replace(self, rows=rows, among=self.own_classes) for rows in cuts]

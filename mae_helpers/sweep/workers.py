@@ -7,20 +7,21 @@ import os
 import pickle
 import threading
 from collections.abc import Iterator
+from concurrent.futures import FIRST_COMPLETED, CancelledError, Future, wait
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 
 from mae_helpers.profile.machine import pick_device
-from mae_helpers.profile.progress import progress
 from mae_helpers.sweep.cells import code_of
 from mae_helpers.sweep.current import Code, code_behind
 from mae_helpers.sweep.recorded import Results, Task, measured
 
 if TYPE_CHECKING:
-    from distributed import Client, Future, LocalCluster
+    from distributed import Client
 
 CONNECT = 10  # seconds until a scheduler must have answered
 PATIENCE = 120  # seconds without any worker
@@ -55,14 +56,14 @@ def _compute(code: Code, sent: bytes) -> Results:
                     f"{subject.source.folder or 'the images'} and the checkpoint must be the same files there, with the "
                     "same times"
                 )
-        return measured(task, task.subjects[0].compute)
+        return measured(task)
 
 
 def check(scheduler: object) -> None:
-    """ValueError for what is neither None, a number of workers, the address of a scheduler, nor the path of its file."""
-    number = isinstance(scheduler, int) and not isinstance(scheduler, bool) and scheduler >= 1
+    """ValueError for what is neither a number of workers, the address of a scheduler, nor the path of its file."""
+    number = type(scheduler) is int and scheduler >= 1  # True is none
     place = isinstance(scheduler, str) and ("://" in scheduler or Path(scheduler).is_file())
-    if scheduler is not None and not number and not place:
+    if not (number or place):
         raise ValueError(
             f"scheduler {scheduler!r}: use a number of workers on this machine, 1 or more, the address of a Dask "
             "scheduler such as tcp://10.0.0.1:8786, or the path of its scheduler file"
@@ -79,10 +80,10 @@ def gpus_of(device: str) -> list[str]:
     return gpus if chosen.index is None else [gpus[chosen.index]]
 
 
-def _local(number: int, gpus: list[str]) -> "LocalCluster":
-    """So many workers on this machine, which share its cores, and its GPUs in turn."""
+def _local(number: int, gpus: list[str]) -> "Client":
+    """So many workers on this machine, which share its cores, and its GPUs in turn; closing the client ends them."""
     import dask
-    from distributed import LocalCluster, Nanny
+    from distributed import Client, Nanny
 
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     threads = max(1, cores // number)
@@ -92,7 +93,7 @@ def _local(number: int, gpus: list[str]) -> "LocalCluster":
         return Nanny(*place, name=name, env=env | own, **options)
 
     with dask.config.set({"distributed.scheduler.allowed-failures": DEATHS - 1}):
-        return LocalCluster(
+        return Client(
             n_workers=number,
             threads_per_worker=threads,
             processes=True,
@@ -101,6 +102,7 @@ def _local(number: int, gpus: list[str]) -> "LocalCluster":
             memory_limit=0,
             silence_logs="CRITICAL",
             scheduler_kwargs={"dashboard": False, "dashboard_address": "127.0.0.1:0"},
+            set_as_default=False,
         )
 
 
@@ -113,25 +115,24 @@ class Workers:
         if isinstance(scheduler, str):
             self.device  # noqa: B018 - trouble shows before anything is computed
 
+    def _error(self, text: str) -> WorkerError:
+        return WorkerError(f"scheduler {self.scheduler!r}: {text}")
+
     @cached_property
     def client(self) -> "Client":
         """The connection to Dask's scheduler; WorkerError where there is none."""
         try:
             from distributed import Client
         except ImportError:
-            raise WorkerError(
-                f"scheduler {self.scheduler!r}: needs the package `distributed`; install it into the environment"
-            ) from None
+            raise self._error("needs the package `distributed`; install it into the environment") from None
         if isinstance(self.scheduler, int):
-            return Client(_local(self.scheduler, gpus_of(self.wanted)), set_as_default=False)
+            return _local(self.scheduler, gpus_of(self.wanted))
         place = {"address" if "://" in self.scheduler else "scheduler_file": self.scheduler}
         try:
             return Client(**place, timeout=CONNECT, set_as_default=False)
         except (OSError, ValueError, TypeError) as error:
-            raise WorkerError(
-                f"scheduler {self.scheduler!r}: no Dask cluster answers there ({error}); start one with "
-                "`dask scheduler`, and correct the address"
-            ) from None
+            text = f"no Dask cluster answers there ({error}); start one with `dask scheduler`, and correct the address"
+            raise self._error(text) from None
 
     @cached_property
     def device(self) -> str:
@@ -148,70 +149,48 @@ class Workers:
         try:
             self.client.wait_for_workers(1, timeout=PATIENCE)
         except TimeoutError:
-            raise WorkerError(
-                f"scheduler {self.scheduler!r}: no worker for {PATIENCE} s; start some, such as `dask worker` with that "
-                "address, and run again: finished cells are kept"
+            raise self._error(
+                f"no worker for {PATIENCE} s; start some, such as `dask worker` with that address, and run again: "
+                "finished cells are kept"
             ) from None
 
-    def run(self, tasks: Iterator[tuple[int, Task]], total: int) -> Iterator[tuple[int, Task, Results]]:
+    def run(self, tasks: Iterator[tuple[int, Task]]) -> Iterator[tuple[int, Task, Results]]:
         """Compute tasks, one a worker at a time, and hand each out as soon as it is done; those of a lost worker go to another.
 
         Where one fails, those that run are awaited and handed out before the error is raised.
         """
-        yield from progress(self._run(tasks), f"cells on {len(self.client.nthreads())} workers", total)
+        from distributed import KilledWorker
 
-    def _run(self, tasks: Iterator[tuple[int, Task]]) -> Iterator[tuple[int, Task, Results]]:
-        from distributed import wait
-
+        pool = self.client.get_executor(pure=False)
         running: dict[Future, tuple[int, Task]] = {}
         done, failure = [], None
         while True:
-            while failure is None and len(running) < max(1, len(self.client.nthreads())):
-                number, task = next(tasks, (None, None))
-                if task is None:
-                    break
+            free = 0 if failure else max(1, len(self.client.nthreads())) - len(running)
+            for number, task in islice(tasks, max(0, free)):
                 sent = pickle.dumps((task, [subject.digest for subject in task.subjects]))
                 # for whichever worker is free: of one meant for a worker that died, Dask never asks another
-                future = self.client.submit(_compute, code_of(task.perturbation), sent, pure=False)
-                running[future] = (number, task)
+                running[pool.submit(_compute, code_of(task.perturbation), sent)] = (number, task)
             yield from done  # written here while the workers are busy again
-            done = []
             if not running:
                 break
-            try:
-                with self.client.as_current():
-                    finished = wait(list(running), timeout=1, return_when="FIRST_COMPLETED").done
-            except TimeoutError:  # is there anybody?
+            finished, _ = wait(running, timeout=1, return_when=FIRST_COMPLETED)
+            if not finished:
                 self._wait()
-                continue
+            done = []
             for future in finished:
                 number, task = running.pop(future)
                 try:
                     done.append((number, task, future.result()))
+                except CancelledError:
+                    failure = failure or self._error(
+                        "the connection was lost; see whether it still runs, and start again: finished cells are kept"
+                    )
+                except KilledWorker:
+                    failure = failure or WorkerError(
+                        f"{task.perturbation.name}: the workers that computed it died one after another (out of memory?); "
+                        "see their logs, or use fewer workers or a smaller compute.batch_size; other finished cells are kept"
+                    )
                 except Exception as error:
-                    failure = failure or self._clear(error, task)
+                    failure = failure or error
         if failure:
             raise failure
-
-    def _clear(self, error: Exception, task: Task) -> Exception:
-        """An error of a worker in words of ours, where Dask's own would not help."""
-        from distributed import CancelledError, KilledWorker
-
-        if isinstance(error, CancelledError):
-            return WorkerError(
-                f"scheduler {self.scheduler!r}: the connection was lost; see whether it still runs, and start again: "
-                "finished cells are kept"
-            )
-        if isinstance(error, KilledWorker):
-            return WorkerError(
-                f"{task.perturbation.name}: the workers that computed it died one after another (out of memory?); see "
-                "their logs, or use fewer workers or a smaller compute.batch_size; other finished cells are kept"
-            )
-        return error
-
-    def close(self) -> None:
-        """Let the workers go: local ones end, a cluster stays."""
-        if "client" in self.__dict__:
-            self.client.close()
-            if isinstance(self.scheduler, int):
-                self.client.cluster.close()

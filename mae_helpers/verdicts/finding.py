@@ -1,5 +1,6 @@
 """What a rule returns, and what several rules read alike from a run's tables."""
 
+from contextlib import suppress
 from dataclasses import dataclass
 
 import pandas as pd
@@ -32,22 +33,6 @@ def select(table: pd.DataFrame, model: str = MAE, **columns: object) -> pd.DataF
     return table
 
 
-def by_level(table: pd.DataFrame, value: str = "top1_percent", model: str = MAE) -> pd.Series:
-    """A column of a model's rows by their level."""
-    return select(table, model).set_index("level")[value]
-
-
-def spearman(values: pd.Series) -> float:
-    """The rank correlation of values with their index."""
-    return float(spearmanr(values.index, values).statistic)
-
-
-def thirds(table: pd.DataFrame, column: str) -> tuple[float, float, float]:
-    """Means of a column over the first, middle and last third of the layers."""
-    edges = table["layer"].max() / 3
-    return tuple(map(float, table.groupby((table["layer"] - 1) // edges)[column].mean()))
-
-
 def needed(values: pd.Series, *labels: object) -> pd.Series:
     """The values as they are; NotTestedError where one of the labels is not among their levels."""
     if missing := [str(label) for label in labels if label not in values.index]:
@@ -55,17 +40,32 @@ def needed(values: pd.Series, *labels: object) -> pd.Series:
     return values
 
 
-def shares(values: pd.Series, clean: float) -> pd.Series:
+def levels(
+    table: pd.DataFrame, value: str, *labels: object, by: str = "level", model: str = MAE, **columns: object
+) -> pd.Series:
+    """Means of a column by level, `labels` among them: levels that are numbers in their order, names as they come."""
+    values = select(table, model, **columns).groupby(by, sort=False)[value].mean()
+    with suppress(ValueError):  # names are no numbers
+        values = values.set_axis(pd.to_numeric(values.index)).sort_index()
+    return needed(values, *labels)
+
+
+def kept(values: pd.Series, clean: float) -> pd.Series:
     """Accuracies as shares of the clean one; NotTestedError where that is 0, of which no share can be kept."""
     if clean == 0:
         raise NotTestedError("this run's accuracy on clean images is 0 %")
     return values / clean
 
 
-def kept(table: pd.DataFrame, value: str = "top1_percent", model: str = MAE) -> pd.Series:
-    """Accuracy by level as a share of the clean one, which is the first level."""
-    values = by_level(table, value, model)
-    return shares(values, values.iloc[0])
+def spearman(values: pd.Series) -> float:
+    """The rank correlation of values with their index."""
+    return float(spearmanr(values.index, values).statistic)
+
+
+def thirds(table: pd.DataFrame, column: str) -> tuple[float, float]:
+    """Means of a column over the first and the last third of the layers."""
+    means = table.groupby((table["layer"] - 1) // (table["layer"].max() / 3))[column].mean()
+    return float(means.iloc[0]), float(means.iloc[-1])
 
 
 def steps(values: pd.Series, knee: int = 60) -> tuple[float, float]:

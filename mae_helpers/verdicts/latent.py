@@ -2,25 +2,22 @@
 
 import pandas as pd
 
-from mae_helpers.verdicts.classifier import occluded
-from mae_helpers.verdicts.finding import Finding, NotTestedError, by_level, needed, select, spearman, steps, thirds
+from mae_helpers.verdicts.classifier import GUIDED
+from mae_helpers.verdicts.finding import Finding, NotTestedError, levels, select, spearman, steps, thirds
 from mae_helpers.verdicts.published import paper
 
 BLUR, OCCLUSION = "gaussian_blur", "occlusion"
+LEVELS = {BLUR: ("I", "IV", "VIII", "IX", "X"), OCCLUSION: (0, 30, 50, 60, 90)}  # that rules read
 
 
-def levels(table: pd.DataFrame, perturbation: str, value: str) -> pd.Series:
-    """A column of the fine-tuned model by level, in order, numbers where the levels are percentages."""
-    rows = select(table, perturbation=perturbation).groupby("level", sort=False)[value].mean()
-    if perturbation == BLUR:
-        return needed(rows, "I", "IV", "VIII", "IX", "X")
-    rows.index = rows.index.astype(float).astype(int)
-    return needed(rows.sort_index(), 0, 30, 50, 60, 90)
+def by_level(table: pd.DataFrame, perturbation: str, value: str) -> pd.Series:
+    """A column of the fine-tuned model by a perturbation's levels, which must have those that rules read."""
+    return levels(table, value, *LEVELS[perturbation], perturbation=perturbation)
 
 
 def retained_share(table: pd.DataFrame, perturbation: str) -> pd.Series:
     """Retained over clean common features, both summed over classes, layers and heads, by level."""
-    return levels(table, perturbation, "retained_count") / levels(table, perturbation, "clean_count")
+    return by_level(table, perturbation, "retained_count") / by_level(table, perturbation, "clean_count")
 
 
 def _from_paper(cosine: pd.Series, perturbation: str, level: object) -> str:
@@ -29,7 +26,7 @@ def _from_paper(cosine: pd.Series, perturbation: str, level: object) -> str:
 
 def blur_cosine(table3: pd.DataFrame) -> Finding:
     """Table III(a): the mean cosine at levels I to VIII."""
-    cosine = levels(table3, BLUR, "mean_cosine")["I":"VIII"]
+    cosine = by_level(table3, BLUR, "mean_cosine")["I":"VIII"]
     words = f"{cosine['I']:.3f} to {cosine['VIII']:.3f}, least {cosine.min():.3f} at {cosine.idxmin()}"
     difference = f"{_from_paper(cosine, BLUR, 'VIII')} at level VIII"
     return Finding(words, cosine.min() >= 0.85, cosine[:"IV"].min() >= 0.85, difference)
@@ -37,13 +34,13 @@ def blur_cosine(table3: pd.DataFrame) -> Finding:
 
 def blur_cosine_strongest(table3: pd.DataFrame) -> Finding:
     """Table III(a): the mean cosine at level X."""
-    cosine = levels(table3, BLUR, "mean_cosine")
+    cosine = by_level(table3, BLUR, "mean_cosine")
     return Finding(f"{cosine['X']:.3f}", cosine["X"] >= 0.75, cosine["X"] >= 0.6, _from_paper(cosine, BLUR, "X"))
 
 
 def occlusion_cosine(table3: pd.DataFrame) -> Finding:
     """Table III(b): the mean cosine up to 60 %, and at 90 %."""
-    cosine = levels(table3, OCCLUSION, "mean_cosine")
+    cosine = by_level(table3, OCCLUSION, "mean_cosine")
     words = f"{cosine[60]:.3f} at 60 %, {cosine[90]:.3f} at 90 %"
     difference = ", ".join(f"{_from_paper(cosine, OCCLUSION, percent)} at {percent} %" for percent in (60, 90))
     full = cosine.loc[:60].min() >= 0.8 and cosine[90] < cosine[60]
@@ -54,31 +51,31 @@ def wrong_are_less_aligned(table3: pd.DataFrame) -> Finding:
     """Sec. IV-C: cosines of correctly and wrongly classified images, at the strongest level of either perturbation."""
     gaps, words = [], []
     for perturbation, level, name in ((BLUR, "X", "blur X"), (OCCLUSION, 90, "90 % occlusion")):
-        right, wrong = (levels(table3, perturbation, f"cosine_{kind}")[level] for kind in ("correct", "wrong"))
+        right, wrong = (by_level(table3, perturbation, f"cosine_{kind}")[level] for kind in ("correct", "wrong"))
         if pd.isna(right - wrong):
             raise NotTestedError(f"at {name} all images are classified alike, right or wrong")
         gaps.append(right - wrong)
         words.append(f"{right:.3f} and {wrong:.3f} at {name}")
-    full, difference = gaps[0] >= 0.2 and gaps[1] > 0, f"{gaps[0] - 0.626:+.3f} in the gap at blur X"
-    return Finding("; ".join(words), full, gaps[0] > 0, difference)
+    difference = f"{gaps[0] - 0.626:+.3f} in the gap at blur X"
+    return Finding("; ".join(words), gaps[0] >= 0.2 and gaps[1] > 0, gaps[0] > 0, difference)
 
 
 def alignment_follows_accuracy(table3: pd.DataFrame, table1: pd.DataFrame, fig5: pd.DataFrame) -> Finding:
     """Sec. IV-C: rank correlation of cosine and accuracy over the levels of either perturbation."""
-    correlations = []
-    for perturbation, accuracies in ((BLUR, table1), (OCCLUSION, occluded(fig5))):
-        cosine, top1 = levels(table3, perturbation, "mean_cosine"), by_level(accuracies)
-        correlations.append(spearman(needed(top1, *cosine.index)[cosine.index].set_axis(cosine.to_numpy())))
-    words = f"rank correlation {correlations[0]:.2f} for blur, {correlations[1]:.2f} for occlusion"
-    return Finding(words, min(correlations) >= 0.8, max(correlations) >= 0.8)
+    blur, occlusion = (by_level(table3, name, "mean_cosine") for name in (BLUR, OCCLUSION))
+    blurred = levels(table1, "top1_percent", *blur.index)[blur.index]
+    occluded = levels(fig5, "top1_percent", *occlusion.index, **GUIDED)[occlusion.index]
+    first, second = spearman(blurred.set_axis(blur)), spearman(occluded.set_axis(occlusion))
+    words = f"rank correlation {first:.2f} for blur, {second:.2f} for occlusion"
+    return Finding(words, min(first, second) >= 0.8, max(first, second) >= 0.8)
 
 
 def norms_hold(table3: pd.DataFrame) -> Finding:
     """Sec. IV-C: the mean change of the norm as a share of the clean norm, over the levels of either perturbation."""
-    change = [levels(table3, name, "relative_norm_difference") for name in (BLUR, OCCLUSION)]
-    middle = [float(values.drop(labels=[0, "clean"], errors="ignore").median()) for values in change]
-    words = f"{middle[0]:.1%} of the norm for blur, {middle[1]:.1%} for occlusion (medians over levels)"
-    return Finding(words, max(middle) <= 0.06, max(middle) <= 0.15)
+    changes = (by_level(table3, name, "relative_norm_difference") for name in (BLUR, OCCLUSION))
+    blur, occlusion = (float(change.drop(labels=[0, "clean"], errors="ignore").median()) for change in changes)
+    words = f"{blur:.1%} of the norm for blur, {occlusion:.1%} for occlusion (medians over levels)"
+    return Finding(words, max(blur, occlusion) <= 0.06, max(blur, occlusion) <= 0.15)
 
 
 def blur_features(features: pd.DataFrame) -> Finding:
@@ -99,15 +96,15 @@ def deeper_layers_lose_more(features: pd.DataFrame) -> Finding:
     """Fig. 7: the share lost at 90 % in the first and in the last third of the layers."""
     rows = select(features, perturbation=OCCLUSION)
     rows = select(rows.assign(level=rows["level"].astype(float)), level=90)
-    clean, retained = (thirds(rows, f"{kind}_count") for kind in ("clean", "retained"))
-    first, last = (1 - retained[third] / clean[third] for third in (0, -1))
+    (clean, clean_last), (retained, retained_last) = (thirds(rows, f"{kind}_count") for kind in ("clean", "retained"))
+    first, last = 1 - retained / clean, 1 - retained_last / clean_last
     words = f"lost at 90 %: {first:.0%} in the first third of the layers, {last:.0%} in the last"
     return Finding(words, last >= first + 0.1, last > first)
 
 
 def drop_rises_at_strongest_blur(fig8: pd.DataFrame) -> Finding:
     """Fig. 8a: what level X adds to the mean drop, against what the levels before added."""
-    drop = levels(fig8, BLUR, "mean_drop")
+    drop = by_level(fig8, BLUR, "mean_drop")
     before, last = drop["IX"] - drop["I"], drop["X"] - drop["IX"]
     words = f"{drop['I']:.2f} at I, {drop['IX']:.2f} at IX, {drop['X']:.2f} at X"
     return Finding(words, last > 0 and last >= before, drop.idxmax() == "X")
@@ -115,7 +112,7 @@ def drop_rises_at_strongest_blur(fig8: pd.DataFrame) -> Finding:
 
 def drop_rises_beyond_sixty(fig8: pd.DataFrame) -> Finding:
     """Fig. 8b: growth of the mean drop a step, before and beyond 60 %."""
-    drop = levels(fig8, OCCLUSION, "mean_drop")
+    drop = by_level(fig8, OCCLUSION, "mean_drop")
     (before, after), steady = steps(drop), bool((drop.diff().dropna() > 0).all())
     words = f"{before:.2f} features a step of 10 % up to 60 %, {after:.2f} beyond; {'' if steady else 'not '}steady"
     return Finding(words, steady and after >= 1.5 * before, steady)

@@ -46,12 +46,11 @@ def pairing_table(
     clean, generator, rows = next(iter(embeddings.values())), np.random.default_rng(seed), []
     groups = {"within_classes": np.asarray(classes), "all": np.zeros(len(clean), int)}
     drawn = {name: [shuffled(group, generator) for _ in range(draws)] for name, group in groups.items()}
-    for pairing, orders in {"by_name": np.arange(len(clean))[None], **drawn}.items():
+    for pairing, orders in {"by_name": [np.arange(len(clean))], **drawn}.items():
         in_place = np.mean([(order == np.arange(len(clean))).sum() for order in orders])
         for level, moved in embeddings.items():
-            values = np.stack([cosine(clean, moved[order]) for order in orders])
-            above = (values > 0.99).sum(axis=1).mean()
-            rows.append((pairing, level, values.mean(), above, in_place))
+            values = np.stack([cosine(clean, moved[order]) for order in orders])  # [order, image]
+            rows.append((pairing, level, values.mean(), (values > 0.99).sum(axis=1).mean(), in_place))
     return pd.DataFrame(rows, columns=["pairing", "level", "mean_cosine", "above_099", "in_place"])
 
 
@@ -83,17 +82,12 @@ def kernel_table() -> pd.DataFrame:
 def photographs(folder: str | None = None, size: int = 224) -> ImageSet:
     """The images of `folder`, flat or a folder a class, at `size` px; by default six that come with libraries."""
     if folder is None:
-        count = len(PHOTOGRAPHS)
-        none = np.full(count, -1), np.full(count, "")
-        return ImageSet.of_pictures(list(PHOTOGRAPHS), *none, _photograph, Input(size=size))
+        arrays = [load_sample_image(name) if "." in name else getattr(skimage.data, name)() for name in PHOTOGRAPHS]
+        pictures, unknown = list(map(Image.fromarray, arrays)), [np.full(len(arrays), none) for none in (-1, "")]
+        return ImageSet.of_pictures(PHOTOGRAPHS, *unknown, pictures.__getitem__, Input(size=size))
     root = Path(folder).expanduser()
-    nested = root.is_dir() and any(path.is_dir() for path in root.iterdir())
+    nested = any(path.is_dir() for path in root.glob("*"))
     return open_images(Images(source="folders" if nested else "flat", folder=str(root)), Input(size=size))
-
-
-def _photograph(row: int) -> Image.Image:
-    name = PHOTOGRAPHS[row]
-    return Image.fromarray(load_sample_image(name) if "." in name else getattr(skimage.data, name)())
 
 
 def rises(levels: Sequence[Hashable], values: Sequence[float]) -> dict[Hashable, float]:
@@ -102,12 +96,13 @@ def rises(levels: Sequence[Hashable], values: Sequence[float]) -> dict[Hashable,
     return steps[steps > 0].to_dict()
 
 
-def share_table(table: pd.DataFrame, images: int, value: str = "top1_percent") -> pd.DataFrame:
-    """Each percentage and the nearest share of `images`: nearest_count, nearest_percent, deviation (points), fits."""
-    count = (table[value] * images / 100).round().astype(int)
-    table = table.assign(nearest_count=count, nearest_percent=100 * count / images)
-    deviation = (table[value] - table["nearest_percent"]).abs()
-    return table.assign(deviation=deviation, fits=deviation <= 0.05 + 1e-9)
+def share_table(table: pd.DataFrame, images: int) -> pd.DataFrame:
+    """Each accuracy and the nearest share of `images`: nearest_count, nearest_percent, deviation (points), fits."""
+    count = (table["top1_percent"] * images / 100).round().astype(int)
+    nearest = 100 * count / images
+    deviation = (table["top1_percent"] - nearest).abs()
+    fits = deviation <= 0.05 + 1e-9
+    return table.assign(nearest_count=count, nearest_percent=nearest, deviation=deviation, fits=fits)
 
 
 def rise_table(table: pd.DataFrame, images: int) -> pd.DataFrame:
@@ -142,14 +137,14 @@ def class_spread(
     """
     rows = []
     for by in ("magnitude", "value"):
-        clean, *perturbed = [(level, features.active(values, k, by)) for level, values in heads.items()]
+        active = {level: features.active(values, k, by) for level, values in heads.items()}
+        clean = active.pop(next(iter(heads)))
         for count, name in product(counts, dict.fromkeys(classes.tolist())):
             chosen = np.flatnonzero(classes == name)[:count]
-            before = clean[1][chosen]
-            kept = float(features.common(before, share).sum(-1).mean())
-            for level, active in perturbed:
+            kept = float(features.common(clean[chosen], share).sum(-1).mean())
+            for level, moved in active.items():
                 where = {"by": by, "images": count, "class": name, "clean_count": kept, "level": level}
-                rows.append(where | features.mean_drop(before, active[chosen], classes[chosen], share, seed))
+                rows.append(where | features.mean_drop(clean[chosen], moved[chosen], classes[chosen], share, seed))
     return pd.DataFrame(rows)
 
 
@@ -173,5 +168,4 @@ def mean_drops(counts: pd.DataFrame) -> pd.Series:
 
 def step_table(drop: pd.DataFrame) -> pd.DataFrame:
     """Mean drops with the `step` from the level before, the first from no drop at all, within each perturbation."""
-    before = drop.groupby("perturbation", sort=False)["mean_drop"].shift(fill_value=0.0)
-    return drop.assign(step=drop["mean_drop"] - before)
+    return drop.assign(step=drop.groupby("perturbation")["mean_drop"].diff().fillna(drop["mean_drop"]))

@@ -12,8 +12,8 @@ CLUSTERS_AT, PAPER_DISTANCE_PX, PAPER_UNIFORM_PX = (7, 9), (80, 120), 116.5
 
 def classes_separate(table: pd.DataFrame, token: str) -> Finding:
     """Figs. 1, 2: kNN accuracy in the first and last third of the layers, pretrained and random weights."""
-    means = [thirds(select(table, model, token=token), "knn_percent") for model in ("mae_pretrained", "random")]
-    (first, _, last), (random_first, _, random_last) = means
+    means = (thirds(select(table, model, token=token), "knn_percent") for model in ("mae_pretrained", "random"))
+    (first, last), (random_first, random_last) = means
     rise, control = last - first, random_last - random_first
     words = f"kNN {first:.0f} % in the first third, {last:.0f} % in the last"
     words += f" (random weights: {random_first:.0f}, {random_last:.0f} %)"
@@ -46,8 +46,8 @@ def attention_is_global(table: pd.DataFrame, images: str = "first") -> Finding:
 
 def vit_starts_local(table: pd.DataFrame) -> Finding:
     """Fig. 3 left: the most local tenth of the heads in the first quarter of the layers, ViT and MAE."""
-    early = table[(table["layer"] <= table["layer"].max() // 4) & (table["images"] == "first")]
-    rows = [select(early, model) for model in ("vit_supervised", "mae_pretrained")]
+    early = table[table["layer"] <= table["layer"].max() // 4]
+    rows = [select(early, model, images="first") for model in ("vit_supervised", "mae_pretrained")]
     vit, mae = ((heads["distance_px"] / heads["uniform_px"]).quantile(0.1) for heads in rows)
     words = f"most local tenth of early heads: ViT {vit:.0%}, MAE {mae:.0%} of uniform attention's distance"
     return Finding(words, vit < 0.5 < mae, vit < mae)

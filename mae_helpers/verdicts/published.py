@@ -17,7 +17,6 @@ INTERVALS = {  # columns with the ends of a value's interval, where they are not
     "mean_drop": ("low", "high"),
 }
 SIDES = ("", "_low", "_high")  # of a value: itself, and the ends of its interval
-RELEASED_FEATURES = (10, 64)  # the released counts: the 10 largest of 64 features are active
 GREY = "var(--pst-color-text-muted, #6B6B6B)"  # of published values that this run need not meet; light and dark
 ANOTHER = "another model and data"
 
@@ -26,8 +25,8 @@ def published(name: str) -> pd.DataFrame:
     """A published table: table1_blur, table2_imagenet_c, table3_cosine, fig5_occlusion, or one of `released_*`."""
     path = PUBLISHED / f"{name}.csv"
     if not path.exists():
-        known = ", ".join(sorted(file.stem for file in PUBLISHED.glob("*.csv")))
-        raise ValueError(f"no published table {name!r}; there are {known}")
+        known = sorted(file.stem for file in PUBLISHED.glob("*.csv"))
+        raise ValueError(f"no published table {name!r}; there are {', '.join(known)}")
     return pd.read_csv(path)
 
 
@@ -75,8 +74,7 @@ def compare(table: pd.DataFrame, name: str, keys: Sequence[str], values: Sequenc
 
 def released_active(width: int) -> int:
     """How many features of a head of `width` are the share that the released counts take, 10 of 64; at least 1."""
-    most, of = RELEASED_FEATURES
-    return max(1, int(width * most / of + 0.5))
+    return max(1, int(width * 10 / 64 + 0.5))
 
 
 def compare_features(counts: pd.DataFrame) -> pd.DataFrame:
@@ -103,15 +101,14 @@ def feature_agreement(compared: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
     for key, rows in compared.groupby(keys, sort=False):
         both = rows.dropna(subset="difference")
         here, there, off = both["retained_count"], both["released_retained_count"], both["difference"]
-        row = dict(zip(keys, key, strict=True)) | {"heads": len(rows), "retained_count": rows["retained_count"].mean()}
-        row["retained_count_paper"] = released.get(key, np.nan)
+        means = rows["retained_count"].mean(), released.get(key, np.nan)
         around = mean_and_interval(off, seed) if len(both) else [np.nan] * 3
-        row |= {f"retained_count_difference{side}": value for side, value in zip(SIDES, around, strict=True)}
-        row["within_one_percent"] = 100 * (off.abs() <= 1).mean()
         varied = min(here.nunique(), there.nunique()) > 1
-        row["rank_correlation"] = float(spearmanr(here, there).statistic) if varied else np.nan
-        agreement.append(row)
-    return pd.DataFrame(agreement)
+        correlation = float(spearmanr(here, there).statistic) if varied else np.nan
+        agreement.append((*key, len(rows), *means, *around, 100 * (off.abs() <= 1).mean(), correlation))
+    difference = [f"retained_count_difference{side}" for side in SIDES]
+    columns = ["heads", "retained_count", "retained_count_paper", *difference, "within_one_percent", "rank_correlation"]
+    return pd.DataFrame(agreement, columns=[*keys, *columns])
 
 
 def _column(table: pd.DataFrame, name: str, style: str, to: str = "\u00a0to\u00a0") -> list[str]:
@@ -123,6 +120,12 @@ def _column(table: pd.DataFrame, name: str, style: str, to: str = "\u00a0to\u00a
 def _signed(style: str) -> str:
     """The style of differences, with signs and without a `−0.0`."""
     return style.replace("{:", "{:+z")
+
+
+def _greyed(styler: Styler, cells: object, headings: Sequence[str], **where: object) -> Styler:
+    """The table with these cells and these of its headings in grey."""
+    styler = styler.set_properties(subset=cells, color=GREY)
+    return styler.map_index(lambda heading: f"color: {GREY}" if heading in headings else "", **where)
 
 
 def show(
@@ -141,41 +144,27 @@ def show(
         texts |= {words: _column(table, column, style) for column, words in beside.items() if column in table}
         if same_data and f"{name}_difference" in table:
             texts[f"{heading} (difference)"] = _column(table, f"{name}_difference", _signed(style))
-    styler = pd.DataFrame(texts).style.hide(axis="index")
     grey = [] if same_data else [heading for heading in texts if heading.endswith(called)]
+    styler = pd.DataFrame(texts).style.hide(axis="index")
     return _greyed(styler, grey, grey, axis="columns") if grey else styler
 
 
-def arrange(
-    table: pd.DataFrame,
-    value: str,
-    down: str,
-    across: Sequence[str],
-    style: str,
-    same_data: bool,
-    source: str = "paper",
-) -> Styler:
+def arrange(table: pd.DataFrame, value: str, down: str, across: Sequence[str], style: str, same_data: bool) -> Styler:
     """A `compare`d value laid out as the paper does: the key `down` in rows, the keys `across` in columns.
 
     Each row of the paper becomes this run's, the published one and the difference with its interval; unless this run
     uses the `same_data`, the published one is grey under a caption that says so, and there is no difference.
     """
-    rows = {"here": [_text(v, style) for v in table[value]], source: [_text(v, style) for v in table[f"{value}_paper"]]}
+    rows = {"here": [_text(v, style) for v in table[value]], "paper": _column(table, f"{value}_paper", style)}
     if same_data:
         rows["difference"] = _column(table, f"{value}_difference", _signed(style), to="\u00a0to ")
-    columns = list(dict.fromkeys(zip(*(table[key] for key in across), strict=True)))
-    levels = pd.MultiIndex.from_product([dict.fromkeys(table[down]), rows], names=[down, None])
+    columns = pd.MultiIndex.from_frame(table[list(across)].drop_duplicates())
+    levels = pd.MultiIndex.from_product([table[down].unique(), rows], names=[down, None])
     long = pd.concat([table.assign(kind=kind, text=texts) for kind, texts in rows.items()])
     wide = long.pivot(index=[down, "kind"], columns=list(across), values="text").reindex(index=levels, columns=columns)
-    wide.columns = pd.MultiIndex.from_tuples([tuple(name.replace("_", " ") for name in names) for names in columns])
+    wide = wide.rename(columns=lambda name: name.replace("_", " ")).rename_axis(columns=[None] * len(across))
     styler = wide.style.format(na_rep="")
     if same_data:
         return styler
-    styler = _greyed(styler, pd.IndexSlice[pd.IndexSlice[:, source], :], [source], axis="index", level=1)
-    return styler.set_caption(f"Rows in grey: {source}, {ANOTHER}")
-
-
-def _greyed(styler: Styler, cells: object, headings: Sequence[str], **where: object) -> Styler:
-    """The table with these cells and these of its headings in grey."""
-    styler = styler.set_properties(subset=cells, color=GREY)
-    return styler.map_index(lambda heading: f"color: {GREY}" if heading in headings else "", **where)
+    styler = _greyed(styler, pd.IndexSlice[pd.IndexSlice[:, "paper"], :], ["paper"], axis="index", level=1)
+    return styler.set_caption(f"Rows in grey: paper, {ANOTHER}")

@@ -14,23 +14,21 @@ from mae_helpers.verdicts import classifier, latent, pretrained
 from mae_helpers.verdicts.finding import NotTestedError
 
 CLAIMS: dict[str, dict] = yaml.safe_load((Path(__file__).parent / "claims.yaml").read_text())
-VERDICTS = ("supported", "partly", "not supported", "not tested here")
+NOT_TESTED = "not tested here"
+VERDICTS = ("supported", "partly", "not supported", NOT_TESTED)
 COLUMNS = ["claim", "where", "paper", "here", "difference", "tolerance", "verdict", "note"]
 
 
 def rule_of(name: str) -> tuple[Callable, list[str]]:
     """The rule behind a claim, and what it takes beside the tables: `classes_separate.cls` -> the function, [`cls`]."""
     stem, *more = name.split(".")
-    for module in (pretrained, classifier, latent):
-        if hasattr(module, stem):
-            return getattr(module, stem), more
-    raise KeyError(f"no rule {stem!r} for the claim {name!r}")
+    return (vars(pretrained) | vars(classifier) | vars(latent))[stem], more
 
 
-def _row(name: str, **judged: str) -> dict[str, str]:
-    """A claim with what is known of it: not tested unless `judged` says otherwise."""
-    said = CLAIMS[name] | {"tolerance": CLAIMS[name]["supported"], "verdict": VERDICTS[3]} | judged
-    return {column: str(said.get(column, "")) for column in COLUMNS}
+def _row(name: str, verdict: str, **shown: object) -> dict[str, str]:
+    """A claim with what is known of it: a row of the scorecard, empty where nothing is."""
+    known = CLAIMS[name] | {"tolerance": CLAIMS[name]["supported"], "verdict": verdict} | shown
+    return {column: known.get(column, "") for column in COLUMNS}
 
 
 def judge(name: str, *tables: pd.DataFrame) -> dict[str, str]:
@@ -39,9 +37,8 @@ def judge(name: str, *tables: pd.DataFrame) -> dict[str, str]:
     try:
         shown = rule(*tables, *more)
     except NotTestedError as missing:
-        return _row(name, note=str(missing))
-    verdict = VERDICTS[0 if shown.full else 1 if shown.partly else 2]
-    return _row(name, here=shown.here, difference=shown.difference, verdict=verdict, note=shown.note)
+        return _row(name, NOT_TESTED, note=str(missing))
+    return _row(name, VERDICTS[0 if shown.full else 1 if shown.partly else 2], **vars(shown))
 
 
 def scorecard(read: Callable[[str], pd.DataFrame]) -> pd.DataFrame:
@@ -49,9 +46,9 @@ def scorecard(read: Callable[[str], pd.DataFrame]) -> pd.DataFrame:
     rows = []
     for name, entry in CLAIMS.items():
         try:
-            row = judge(name, *(read(table) for table in entry["tables"]))
+            row = judge(name, *map(read, entry["tables"]))
         except FileNotFoundError:
-            row = _row(name, note=f"this run has no table {' or '.join(entry['tables'])}")
+            row = _row(name, NOT_TESTED, note=f"this run has no table {' or '.join(entry['tables'])}")
         rows.append(row | {"section": entry["section"], "figure": entry["figure"], "id": name})
     return pd.DataFrame(rows)
 
