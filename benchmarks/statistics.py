@@ -46,7 +46,7 @@ def bare(model: VisionTransformer, batches: list[Tensor], masks: list[Tensor | N
         if visible is None:
             logits = model(batch)
         else:
-            logits = model.forward_head(model.norm(model.blocks(embed(model, batch, visible))))
+            logits = model.forward_head(model.norm(model.blocks(embed(model, batch, visible)[0])))
         found.append(logits.argmax(1).cpu().numpy())
     return {"prediction": np.concatenate(found).astype(np.float32)}
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from mae_helpers.encoder.passes import one_pass
-from mae_helpers.encoder.walk import LayerState, visible_patches, walk
+from mae_helpers.encoder.walk import visible_patches, walk
 from mae_helpers.measures.attention import (
     Rollout,
     attention_distance,
@@ -23,7 +23,7 @@ from mae_helpers.run.tables import COLUMNS
 
 def state_with(attention, visible=None):
     """What `attention_distance` needs of a layer: its attention map, and which patches it is about."""
-    return SimpleNamespace(attention=lambda: attention, visible=visible)
+    return SimpleNamespace(attention=lambda: attention, visible=visible, prefix=1)
 
 
 def test_distances_on_a_two_by_two_grid_by_hand():
@@ -53,12 +53,18 @@ def test_uniform_distance_of_vit_b_agrees_with_a_loop_over_all_pairs():
     assert found == pytest.approx(116.49, abs=0.01)
 
 
-def test_attention_without_preference_spans_the_uniform_distance(tiny_vit):
-    tokens, qkv = torch.zeros(2, 17, 24), torch.zeros(2, 17, 72)
-    state = LayerState(layer=1, tokens=tokens, visible=None, block=tiny_vit.blocks[0], qkv=qkv, merged_heads=tokens)
+def test_attention_without_preference_spans_the_uniform_distance(tiny_vit, tiny_images):
+    tiny_vit.blocks[0].attn.qkv.weight.data.zero_()
+    state = next(walk(tiny_vit, tiny_images.tensor([0, 1])))
     distances = patch_distances(4, 8)
     expected = torch.full((2, 4), uniform_distance(distances))
     torch.testing.assert_close(attention_distance(state, distances), expected)
+
+
+def test_a_grid_may_have_other_sides_than_its_patches():
+    distances = patch_distances((2, 3), (10, 4))
+    assert distances.shape == (6, 6)
+    assert distances[0].tolist() == pytest.approx([0, 4, 8, 10, hypot(10, 4), hypot(10, 8)])
 
 
 def test_attention_to_oneself_spans_nothing_and_to_the_next_patch_in_the_row_one_patch():

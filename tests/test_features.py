@@ -49,7 +49,7 @@ def loop(clean, perturbed, share):
 def test_head_features_are_the_models_own_values_weighted_by_its_own_attention(tiny_vit, tiny_images):
     batch = tiny_images.tensor(range(3))
     with torch.no_grad():
-        before = embed(tiny_vit, batch)
+        before, _ = embed(tiny_vit, batch)
         for state in walk(tiny_vit, batch):
             block = tiny_vit.blocks[state.layer - 1]
             qkv = block.norm1(before) @ block.attn.qkv.weight.T + block.attn.qkv.bias

@@ -5,8 +5,7 @@ from typing import Protocol
 
 import numpy as np
 import torch
-from timm.models.vision_transformer import VisionTransformer
-from torch import Tensor
+from torch import Tensor, nn
 
 from mae_helpers.encoder.walk import LayerState, visible_patches, walk
 from mae_helpers.profile.machine import Compute, is_out_of_memory, keep_freed_memory
@@ -64,7 +63,7 @@ class PerImage:
 
 
 def one_pass(
-    model: VisionTransformer,
+    model: nn.Module,
     images: Batches,
     statistics: dict[str, Statistic],
     *,
@@ -79,7 +78,7 @@ def one_pass(
     `ratio`, `seed` and `draw` choose the masks as in `visible_patches`. Where the device runs out of memory, the pass
     begins again with half as many images at a time.
     """
-    device, patches = model.pos_embed.device, model.patch_embed.num_patches
+    device, patches = next(model.parameters()).device, model.patch_embed.num_patches
     compute = compute or Compute()
     keep_freed_memory()
     while True:

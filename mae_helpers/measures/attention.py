@@ -10,15 +10,21 @@ from torch import Tensor
 from mae_helpers.encoder.walk import LayerState
 
 
-def patch_distances(grid: int, patch_size: int, metric: str = "euclidean") -> Tensor:
-    """Distances in pixels between the centres of the patches of a square grid, (grid^2, grid^2) float32.
+def patch_distances(
+    grid: int | tuple[int, int], patch_size: float | tuple[float, float], metric: str = "euclidean"
+) -> Tensor:
+    """Distances in pixels between the centres of the patches of a grid, (N, N) float32, N patches in row-major order.
 
+    `grid` and `patch_size` are (rows, columns) and (height, width), or one number for both.
     `metric` is `euclidean` (the paper) or `cityblock` (the released code for SAM images).
     """
     if metric not in ("euclidean", "cityblock"):
         raise ValueError(f"metric {metric!r}: use euclidean or cityblock")
-    steps = torch.arange(grid, dtype=torch.float64) * patch_size
-    centres = torch.cartesian_prod(steps, steps)  # [patch, row or column]
+    steps = [
+        torch.arange(int(count), dtype=torch.float64) * float(side)
+        for count, side in zip(np.broadcast_to(grid, 2), np.broadcast_to(patch_size, 2), strict=True)
+    ]
+    centres = torch.cartesian_prod(*steps)  # [patch, row or column]
     difference = centres[:, None] - centres[None, :]  # [patch, other patch, row or column]
     length = difference.norm(dim=-1) if metric == "euclidean" else difference.abs().sum(-1)
     return length.float()
@@ -38,10 +44,10 @@ def uniform_distance(distances: Tensor, visible: int | None = None) -> float:
 def attention_distance(state: LayerState, distances: Tensor) -> Tensor:
     """Mean distance that attention spans, per image and head: mean_i sum_j A_ij d_ij, (B, heads) in pixels (Fig. 3).
 
-    A is the attention among (visible) patches alone: the CLS row and column are dropped and each row normalised to
-    sum 1. `distances` (N, N) are those of `patch_distances`.
+    A is the attention among (visible) patches alone: rows and columns of CLS and other prefix tokens are dropped and each
+    row normalised to sum 1. `distances` (N, N) are those of `patch_distances`.
     """
-    patches = state.attention()[:, :, 1:, 1:]  # [image, head, query patch, key patch]
+    patches = state.attention()[:, :, state.prefix :, state.prefix :]  # [image, head, query patch, key patch]
     distances = distances.to(patches)
     if state.visible is not None:
         distances = distances[state.visible[:, :, None], state.visible[:, None, :]][:, None]
@@ -57,23 +63,24 @@ def distance_table(per_image: np.ndarray, **columns: object) -> pd.DataFrame:
     return pd.DataFrame(columns | {"layer": layer, "head": head, "distance_px": mean.ravel()})
 
 
-def rollout(layers: Sequence[Tensor], start: Tensor) -> Tensor:
+def rollout(layers: Sequence[Tensor], start: Tensor, prefix: int = 1) -> Tensor:
     """Attention rollout (Abnar and Zuidema 2020): start^T A_L ... A_1 with A_l = (A + I) / 2, rows summing to 1.
 
-    `layers` have each layer's attention averaged over heads, (B, 1 + N, 1 + N), `start` (1 + N,) the weights of the rows
-    that are asked for. Taken as a vector from the last layer down, in O(layers * N^2). Returns the patch columns, (B, N).
+    `layers` have each layer's attention averaged over heads, (B, P + N, P + N), `start` (P + N,) the weights of the rows
+    that are asked for, P = `prefix`. Taken as a vector from the last layer down, in O(layers * N^2). Returns the patch
+    columns, (B, N).
     """
     weights = start.to(layers[0]).expand(len(layers[0]), 1, -1)  # [image, 1, key]
     for attention in reversed(layers):
         weights = (weights @ attention + weights) / 2
-    return weights[:, 0, 1:]
+    return weights[:, 0, prefix:]
 
 
 class Rollout:
     """The statistic of rollout scores of patches, (images, N).
 
     `rows` is `cls` (the paper: what reaches the CLS token) or `patches` (the mean over patch rows: what reaches a
-    mean-pooled classifier). One batch's head means lie in one block, which the next batch overwrites.
+    mean-pooled classifier, and what is taken in place of CLS where a model has none). One batch's head means lie in one block, which the next batch overwrites.
     """
 
     def __init__(self, rows: str, layers: int):
@@ -93,9 +100,9 @@ class Rollout:
         means[state.layer - 1] = mean
         if state.layer == self.layers:
             start = torch.zeros(mean.shape[-1])  # [query]
-            chosen = slice(0, 1) if self.rows == "cls" else slice(1, None)
+            chosen = slice(0, 1) if self.rows == "cls" and state.has_cls else slice(state.prefix, None)
             start[chosen] = 1 / len(start[chosen])
-            scores = rollout(means.unbind(), start).cpu().numpy()
+            scores = rollout(means.unbind(), start, state.prefix).cpu().numpy()
             if self.scores is None:
                 self.scores = np.empty((self.images, scores.shape[1]), np.float32)
             self.scores[rows.start : rows.stop] = scores

@@ -12,7 +12,7 @@ from mae_helpers.encoder.walk import LayerState
 
 def head_features(state: LayerState) -> Tensor:
     """The mean over patch tokens of each head's output O = A V (Eq. 2): (B, heads, d_h). CLS stays among the keys."""
-    return state.head_outputs()[:, :, 1:].mean(dim=2)  # [image, head, feature]
+    return state.head_outputs()[:, :, state.prefix :].mean(dim=2)  # [image, head, feature]
 
 
 def active(features: np.ndarray, k: int, by: str = "magnitude") -> np.ndarray:

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pandas as pd
-from timm.models.vision_transformer import VisionTransformer
+from torch import nn
 
 from mae_helpers.encoder.passes import Batches, PerImage, one_pass
 from mae_helpers.encoder.walk import mean_patch
@@ -11,7 +11,7 @@ from mae_helpers.profile.machine import Compute
 
 
 def masked_embeddings(
-    model: VisionTransformer, images: Batches, masks: int, ratio: float, seed: int = 0, compute: Compute | None = None
+    model: nn.Module, images: Batches, masks: int, ratio: float, seed: int = 0, compute: Compute | None = None
 ) -> np.ndarray:
     """Mean patch embeddings of each image in the last layer, under `masks` random masks: (images, masks, D)."""
     if ratio == 0:

@@ -4,7 +4,6 @@ from typing import Protocol
 
 import numpy as np
 import torch
-from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from mae_helpers.encoder.decoder import patchify, unpatchify
@@ -34,7 +33,7 @@ def hide_patches(images: Tensor, visible: Tensor, patch_size: int) -> Tensor:
 
 @torch.no_grad()
 def reconstruct(
-    model: VisionTransformer, decoder: nn.Module | None, images: Pictures, ratio: float, seed: int = 0
+    model: nn.Module, decoder: nn.Module | None, images: Pictures, ratio: float, seed: int = 0
 ) -> list[np.ndarray]:
     """Rows of pixels (B, H, W, 3): the images, their visible patches, and with a decoder the reconstructions.
 

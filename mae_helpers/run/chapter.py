@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
-from timm.models.vision_transformer import VisionTransformer
+from torch import nn
 
 from mae_helpers.encoder import weights as checkpoints
 from mae_helpers.encoder.passes import Statistic, one_pass
@@ -71,7 +71,7 @@ class Chapter:
         sources = self.profile.shifted_images.items()
         return {name: self._opened(source) for name, source in sources if not left_out(source)}
 
-    def model(self, name: str) -> VisionTransformer:
+    def model(self, name: str) -> nn.Module:
         """A model of the profile by name, read once; `random` is mae_pretrained's architecture with random weights."""
         return self._subject(name, str(self.device)).open()
 

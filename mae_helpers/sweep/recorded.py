@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 
 import numpy as np
-from timm.models.vision_transformer import VisionTransformer
+from torch import nn
 
 from mae_helpers.encoder.passes import PerImage, Statistic, one_pass
 from mae_helpers.encoder.walk import classify, mean_patch
@@ -15,7 +15,7 @@ from mae_helpers.perturbations.levels import Perturbation
 from mae_helpers.sweep.subjects import Subject
 
 CHUNK = 256  # images whose perturbed pixels are held in memory, to be shared by the models
-MEASURES: dict[str, Callable[[VisionTransformer, Subject], Statistic]] = {
+MEASURES: dict[str, Callable[[nn.Module, Subject], Statistic]] = {
     "prediction": lambda model, subject: PerImage(partial(classify, model), only=len(model.blocks)),
     "own_prediction": lambda model, subject: PerImage(
         partial(classify, model, among=subject.own_classes), only=len(model.blocks)
@@ -43,7 +43,7 @@ class Task:
     clean: Mapping[str, Arrays] = field(default_factory=dict, repr=False)
 
 
-def check(subject: Subject, model: VisionTransformer) -> None:
+def check(subject: Subject, model: nn.Module) -> None:
     """ValueError where a model has no classifier, or does not know the images' labels."""
     labels = subject.images.labels
     if model.num_classes == 0:

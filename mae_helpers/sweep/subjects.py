@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from timm.models.vision_transformer import VisionTransformer
+from torch import nn
 
 from mae_helpers.encoder import weights
 from mae_helpers.encoder.vit import compile_blocks
@@ -19,7 +19,7 @@ from mae_helpers.profile.settings import Images, Input, Model, Profile
 
 
 @cache
-def open_model(profile: Profile, name: str, device: str, seed: int, compiled: bool, file: str) -> VisionTransformer:
+def open_model(profile: Profile, name: str, device: str, seed: int, compiled: bool, file: str) -> nn.Module:
     """A model of the profile, read once a process for each identity of its `file`; see `Subject.open`."""
     if name == "random":
         model = weights.random_model(profile, "mae_pretrained", device, seed)
@@ -89,7 +89,7 @@ class Subject:
     def _model(self) -> Model:
         return weights.settings_of(self.profile, "mae_pretrained" if self.name == "random" else self.name)
 
-    def open(self) -> VisionTransformer:
+    def open(self) -> nn.Module:
         """The model on its device, read once a process, and anew where its file was replaced."""
         file = weights.identity(self._model)
         return open_model(self.profile, self.name, self.device, self.seed, self.compute.compile, file)
