@@ -45,8 +45,7 @@ def test_every_notebook_sets_itself_up_in_its_first_cell(launched):
 
 
 def test_the_first_cell_does_nothing_where_the_module_is_there(tmp_path):
-    cell = repository.set_up_cell(ADDRESS)
-    source = cell["source"].replace("%pip install", "raise SystemExit('installs') #")
+    source = (repository.SET_UP + ADDRESS).replace("%pip install", "raise SystemExit('installs') #")
     assert subprocess.run([sys.executable, "-c", source], cwd=ROOT).returncode == 0
     elsewhere = subprocess.run([sys.executable, "-SE", "-c", source], cwd=tmp_path, capture_output=True, text=True)
     assert elsewhere.stderr.strip() == "installs"
