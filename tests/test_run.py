@@ -10,7 +10,6 @@ from types import SimpleNamespace
 
 import nbformat
 import pytest
-import yaml
 from conftest import TINY_RUN
 from processes import copied, python
 from test_notebooks import write_notebook
@@ -114,7 +113,7 @@ def small(tmp_path_factory):
     older.parent.mkdir(parents=True)
     older.write_text((root / "notebooks" / "03_wrong.ipynb").read_text())
     where = ["--out", root / "out", "--results", root / "results", "--device", "cpu", "-p", "x", "7", "--jobs", "2"]
-    where += ["-p", "nasty", yaml.safe_dump(NASTY)]
+    where += ["-p", "nasty", json.dumps(NASTY)]
 
     def command(*options):
         process = python(root, "-m", "mae_helpers.run", *where, *options, ODD=ODD, JUPYTER_PATH=str(root))
@@ -193,7 +192,7 @@ def test_an_interrupt_stops_at_once_and_the_chapters_with_it(tmp_path):
     write_notebook(root / "notebooks" / "01_waits.ipynb", "x = 1", code)
     where = ["--out", root, "--results", root, "--device", "cpu"]
     with python(root, "-m", "mae_helpers.run", *where) as process:
-        waits(lambda: pid.exists() and pid.read_text(), 120)
+        waits(lambda: pid.exists() and pid.read_text(), 180)
         process.send_signal(signal.SIGINT)
         assert process.wait(timeout=20) == 130
         assert "stopped: what was finished is kept" in process.stderr.read()
