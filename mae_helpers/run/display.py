@@ -23,9 +23,10 @@ class Display:
     def following(self, title: str, file: Path) -> Iterator[None]:
         """Count a chapter among those that are running, and say at the end how long it took."""
         began, word = time.monotonic(), "failed"
-        self.running[title] = (file, began)
-        if not self.live:
-            self._print(f"{title}  started")
+        with self.lock:
+            self.running[title] = (file, began)
+            if not self.live:
+                self._print(f"{title}  started")
         try:
             yield
             word = "done"
