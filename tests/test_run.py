@@ -10,7 +10,7 @@ from types import SimpleNamespace
 
 import nbformat
 import pytest
-from conftest import TINY_RUN
+from conftest import TINY, TINY_RUN
 from processes import copied, python
 from test_notebooks import write_notebook
 
@@ -52,7 +52,7 @@ def test_wrong_inputs_are_refused_before_a_chapter_runs(capsys, tmp_path, tiny_p
         ({}, ["--device", "cuda:63"], ["'cuda:63'", "--device cpu"]),
         (folder, [], ["nowhere: no such folder"]),
         (
-            {"models": {"mae_pretrained": {"checkpoint": "gone.safetensors"}}},
+            {"models": {"mae_pretrained": {"checkpoint": "gone.safetensors", "arguments": TINY}}},
             [],
             ["gone.safetensors: no such checkpoint"],
         ),
