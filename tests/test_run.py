@@ -101,11 +101,11 @@ def small(tmp_path_factory):
     root = copied(tmp_path_factory.mktemp("small"))
     for name, tag, *cells in (
         ("01_tells", notebooks.READS_RUN, "x = 1\nnasty = ['a']", TELLS),
-        ("02_killed", "", "x = 1", MEETS.format(2), KILLED),
+        ("02_killed", None, "x = 1", MEETS.format(2), KILLED),
         ("03_wrong", notebooks.READS_TABLES, "x = 1", "raise ValueError(f'x is {x}')"),
-        ("04_after", "", "x = 1", MEETS.format(4), "x"),
+        ("04_after", None, "x = 1", MEETS.format(4), "x"),
     ):
-        write_notebook(root / "notebooks" / f"{name}.ipynb", *cells, tags=[tag])
+        write_notebook(root / "notebooks" / f"{name}.ipynb", *cells, tags=[tag] if tag else [])
     (root / "kernels" / "python3").mkdir(parents=True)
     kernel = {"argv": ["false"], "display_name": "Python 3", "language": "python"}
     (root / "kernels" / "python3" / "kernel.json").write_text(json.dumps(kernel))
