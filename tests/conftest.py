@@ -183,3 +183,44 @@ def browser():
             raise
         yield started
         started.close()
+
+
+class Visit:
+    """A tab that notes errors, console messages, failed requests, and requests to other places than the site's own files."""
+
+    def __init__(self, browser, width=1400, theme="light", **options):
+        size = {"width": width, "height": 900}
+        self.page = browser.new_page(viewport=size, color_scheme=theme, **options)
+        self.trouble, self.theme = [], theme
+        self.page.on("pageerror", lambda error: self.trouble.append(f"error: {error}"))
+        self.page.on("console", lambda message: self.noted(message))
+        self.page.on("request", lambda request: self.asked(request.url))
+        self.page.on("requestfailed", lambda request: self.trouble.append(f"not found: {request.url}"))
+
+    def noted(self, message):
+        if message.type in ("error", "warning"):
+            self.trouble.append(f"console: {message.text}")
+
+    def asked(self, address):
+        if not address.startswith(("file:", "data:", "blob:")):
+            self.trouble.append(f"asked for: {address}")
+
+    def open(self, path):
+        self.page.goto(path.as_uri())
+        if self.theme == "dark":
+            self.page.evaluate("Object.assign(document.documentElement.dataset, {theme: 'dark', mode: 'dark'})")
+        return self.page
+
+
+@pytest.fixture
+def visit(browser):
+    """A function that opens a tab of some width and theme; all are closed at the end."""
+    opened = []
+
+    def new(*arguments, **options):
+        opened.append(Visit(browser, *arguments, **options))
+        return opened[-1]
+
+    yield new
+    for one in opened:
+        one.page.close()

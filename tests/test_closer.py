@@ -30,50 +30,45 @@ LEVELS = {
 }
 
 
-@pytest.fixture(scope="module")
-def made():
-    """Images of three classes, one with a hostile name, and a function that makes the page's data of some models."""
-    pixels = np.random.default_rng(0).integers(0, 256, (12, 32, 32, 3), dtype=np.uint8)
-    labels = np.repeat(range(3), 4)
-    found = images.ImageSet.of_pictures(
-        [f"tiny/{row:02d}" for row in range(12)],
-        labels,
-        np.array(["bird", HOSTILE, "dog"])[labels],
-        lambda row: Image.fromarray(pixels[row]),
-        images.Input(size=32, mean=[0.5, 0.4, 0.3], std=[0.3, 0.25, 0.2]),
-    )
-    return Made(found)
-
-
 class Made:
-    """What a run would give: embeddings, predictions and rollouts at random, a table of them, and the page's data."""
+    """What a run would give: images of three classes, one with a hostile name, and all that is computed of them at random."""
 
-    def __init__(self, found):
+    def __init__(self):
         generator = np.random.default_rng(1)
-        self.images, self.names = found, closer.class_names(found, 5)
-        self.seen = {"mae_finetuned": found, "vit_supervised": found.normalised_as([0.1, 0.2, 0.9], [1, 1, 1])}
+        pixels, labels = generator.integers(0, 256, (12, 32, 32, 3), dtype=np.uint8), np.repeat(range(3), 4)
+        settings = images.Input(size=32, mean=[0.5, 0.4, 0.3], std=[0.3, 0.25, 0.2])
+        ids, names = [f"tiny/{row:02d}" for row in range(12)], np.array(["bird", HOSTILE, "dog"])
+        self.images = images.ImageSet.of_pictures(
+            ids, labels, names[labels], lambda row: Image.fromarray(pixels[row]), settings
+        )
+        self.names = closer.class_names(self.images, 5)
+        other = self.images.normalised_as([0.1, 0.2, 0.9], [1, 1, 1])
+        self.seen = {"mae_finetuned": self.images, "vit_supervised": other}
         self.rollouts = {model: generator.random((12, 16)) for model in MODELS}
-        self.embeddings = {
-            name: {model: {level: generator.normal(1, 1, (12, 6)) for level in LEVELS[name]} for model in MODELS}
-            for name in LEVELS
+        self.embeddings = by_level(lambda: generator.normal(1, 1, (12, 6)))
+        self.predictions = by_level(lambda: generator.integers(0, 5, 12))
+        self.parts = {
+            name: closer.per_image(self.embeddings[name], self.predictions[name], self.seen, name) for name in LEVELS
         }
-        self.predictions = {
-            name: {model: {level: generator.integers(0, 5, 12) for level in LEVELS[name]} for model in MODELS}
-            for name in LEVELS
-        }
-        self.parts = {name: self.table(name) for name in LEVELS}
-
-    def table(self, name):
-        return closer.per_image(self.embeddings[name], self.predictions[name], self.seen, name)
 
     def shown(self, models=MODELS, per_class=2):
         seen = {model: self.seen[model] for model in models}
         rows = closer.first_rows(self.images, per_class)
-        return closer.within_budget(closer.entries(rows, seen, LEVELS, self.rollouts))
+        return closer.within_budget(closer.entry(row, seen, LEVELS, self.rollouts) for row in rows)
 
     def data(self, models=MODELS, per_class=2):
         table = pd.concat(self.parts.values())
         return closer.page_data(self.shown(models, per_class), table, LEVELS, self.names)
+
+
+def by_level(values, levels=LEVELS):
+    """Values of both models under every level of every perturbation."""
+    return {name: {model: {one: values() for one in chosen} for model in MODELS} for name, chosen in levels.items()}
+
+
+@pytest.fixture(scope="module")
+def made():
+    return Made()
 
 
 def decoded(uri):
@@ -267,13 +262,10 @@ def test_the_demo_fits_whole_and_the_budget_leaves_room_for_the_rest():
     levels = {"gaussian_blur": blur_levels(), "occlusion": occlusion_levels("cls_rollout")}
     generator = np.random.default_rng(0)
     seen, rollouts = dict.fromkeys(MODELS, found), {model: generator.random((20, 196)) for model in MODELS}
-    shown = closer.within_budget(closer.entries(closer.first_rows(found, 2), seen, levels, rollouts))
+    shown = closer.within_budget(closer.entry(row, seen, levels, rollouts) for row in closer.first_rows(found, 2))
     assert len(shown) == 20
-    values = {
-        name: {m: {level: generator.random((20, 3)) for level in chosen} for m in MODELS}
-        for name, chosen in levels.items()
-    }
-    labels = {name: {m: dict.fromkeys(chosen, found.labels) for m in MODELS} for name, chosen in levels.items()}
+    values = by_level(lambda: generator.random((20, 3)), levels)
+    labels = by_level(lambda: found.labels, levels)
     table = pd.concat(closer.per_image(values[name], labels[name], seen, name) for name in levels)
     text = closer.page(closer.page_data(shown, table, levels, closer.class_names(found, 10)))
     rest = len(text) - sum(len(uri) for one in shown for uri in one["pictures"])
@@ -281,104 +273,94 @@ def test_the_demo_fits_whole_and_the_budget_leaves_room_for_the_rest():
     assert closer.BUDGET + rest < 2.8e6, "the book's own frame takes about 0.1 MB"
 
 
-def document(folder, data, theme="light"):
-    """The page alone in a file, in a document with the book's colours of that theme."""
-    page, text = {"light": ("#ffffff", "#222832"), "dark": ("#14181e", "#ced6dd")}[theme]
-    path = folder / f"closer-{theme}.html"
-    path.write_text(
-        f'<!doctype html><html lang="en" data-theme="{theme}"><head><meta charset="utf-8"><title>Look closer</title>'
-        '<meta name="viewport" content="width=device-width"><link rel="icon" href="data:,">'
-        "<style>html[data-theme=dark] .bd-content div.cell_output :is(img, .text_html:not(:has(table.dataframe)))"
-        "{background: #ced6dd; color: #222832; padding: 8px}</style></head>"  # as the book's theme has it
-        f'<body style="background:{page};color:{text}"><main class="bd-content"><div class="cell_output">'
-        f'<div class="output text_html">{closer.page(data)}</div></div></main></body></html>'
-    )
-    return path.as_uri()
+@pytest.fixture
+def shown(visit, tmp_path):
+    """A function that opens the page's data in a tab: alone in a document with the book's colours of a theme."""
+
+    def opened(data, theme="light", **options):
+        page, text = {"light": ("#ffffff", "#222832"), "dark": ("#14181e", "#ced6dd")}[theme]
+        path = tmp_path / f"closer-{theme}.html"
+        path.write_text(
+            f'<!doctype html><html lang="en" data-theme="{theme}"><head><meta charset="utf-8"><title>Look closer</title>'
+            '<meta name="viewport" content="width=device-width"><link rel="icon" href="data:,">'
+            "<style>html[data-theme=dark] .bd-content div.cell_output :is(img, .text_html:not(:has(table.dataframe)))"
+            "{background: #ced6dd; color: #222832; padding: 8px}</style></head>"  # as the book's theme has it
+            f'<body style="background:{page};color:{text}"><main class="bd-content"><div class="cell_output">'
+            f'<div class="output text_html">{closer.page(data)}</div></div></main></body></html>'
+        )
+        tab = visit(theme=theme, **options)
+        tab.open(path)
+        return tab
+
+    return opened
 
 
-class Watched:
-    """A page that notes every request, console message and error."""
-
-    def __init__(self, browser, address, width=1400, **options):
-        self.page = browser.new_page(viewport={"width": width, "height": 900}, **options)
-        self.trouble, self.requests = [], []
-        self.page.on("pageerror", lambda error: self.trouble.append(str(error)))
-        self.page.on("console", lambda message: self.trouble.append(message.text))
-        self.page.on("request", lambda request: self.requests.append(request.url))
-        self.page.goto(address)
-
-    def focused(self):
-        return self.page.evaluate("document.activeElement.id || document.activeElement.name")
-
-    def press(self, *keys):
-        for key in keys:
-            self.page.keyboard.press(key)
-
-    def shows(self, data, image, kind, level):
-        """Whether all that is on the page is what the data say of this image, perturbation and level."""
-        about, kinds = data["images"][image], data["perturbations"][kind]
-        assert self.page.input_value("#closer-image") == str(image)
-        assert self.page.text_content("#closer-level-name") == kinds["levels"][level]
-        assert self.page.get_attribute("#closer-level", "aria-valuetext") == kinds["levels"][level]
-        assert self.page.get_attribute("#closer-clean", "src") == about["pictures"][about["clean"]]
-        assert self.page.text_content("#closer-truth") == about["truth"]
-        assert self.page.get_attribute("#closer-svg [data-level]", "data-level") == str(level)
-        said = self.page.text_content('[aria-live="polite"]')
-        assert said.startswith(f"{about['title']} {kinds['words'][level]}.")
-        for place, model in enumerate(data["models"]):
-            card, placed = self.page.locator(f'[data-model="{place}"]'), about["models"][model["key"]]
-            found = placed[kinds["key"]]
-            name, cosine = data["names"][found["predicted"][level]], f"{found['cosine'][level]:.3f}"
-            verdict = "right" if found["correct"][level] else "wrong"
-            assert card.locator(".closer-seen").get_attribute("src") == about["pictures"][found["pictures"][level]]
-            assert card.locator(".closer-overlay").get_attribute("src") == about["pictures"][placed["overlay"]]
-            assert re.fullmatch(rf"{re.escape(name)} \S {verdict}", card.locator(".closer-prediction").text_content())
-            assert card.locator(".closer-cosine").text_content() == cosine
-            assert f"{model['name']} predicts {name}, which is {verdict}; cosine {cosine}." in said
-        marks = self.page.locator("#closer-svg :is(circle, rect)").count()
-        assert marks == len(kinds["levels"]) * len(data["models"])
+def shows(page, data, image, kind, level):
+    """Whether all that is on the page is what the data say of this image, perturbation and level."""
+    about, kinds = data["images"][image], data["perturbations"][kind]
+    assert page.input_value("#closer-image") == str(image)
+    assert page.text_content("#closer-level-name") == kinds["levels"][level]
+    assert page.get_attribute("#closer-level", "aria-valuetext") == kinds["levels"][level]
+    assert page.get_attribute("#closer-clean", "src") == about["pictures"][about["clean"]]
+    assert page.text_content("#closer-truth") == about["truth"]
+    assert page.get_attribute("#closer-svg [data-level]", "data-level") == str(level)
+    said = page.text_content('[aria-live="polite"]')
+    assert said.startswith(f"{about['title']} {kinds['words'][level]}.")
+    for place, model in enumerate(data["models"]):
+        card, placed = page.locator(f'[data-model="{place}"]'), about["models"][model["key"]]
+        found = placed[kinds["key"]]
+        name, cosine = data["names"][found["predicted"][level]], f"{found['cosine'][level]:.3f}"
+        verdict = "right" if found["correct"][level] else "wrong"
+        assert card.locator(".closer-seen").get_attribute("src") == about["pictures"][found["pictures"][level]]
+        assert card.locator(".closer-overlay").get_attribute("src") == about["pictures"][placed["overlay"]]
+        assert re.fullmatch(rf"{re.escape(name)} \S {verdict}", card.locator(".closer-prediction").text_content())
+        assert card.locator(".closer-cosine").text_content() == cosine
+        assert f"{model['name']} predicts {name}, which is {verdict}; cosine {cosine}." in said
+    marks = page.locator("#closer-svg :is(circle, rect)").count()
+    assert marks == len(kinds["levels"]) * len(data["models"])
 
 
-def test_the_page_is_used_by_keyboard_alone(made, browser, tmp_path):
+def test_the_page_is_used_by_keyboard_alone(made, shown):
     data = made.data()
+    tab, order = shown(data), []
+    page = tab.page
 
-    seen = Watched(browser, document(tmp_path, data))
-    seen.shows(data, 0, 0, 3)
-    order = []
+    def press(*keys):
+        for key in keys:
+            page.keyboard.press(key)
+
+    shows(page, data, 0, 0, 3)
     for _ in range(5):
-        seen.press("Tab")
-        order.append(seen.focused())
-        outline = seen.page.evaluate(
+        press("Tab")
+        order.append(page.evaluate("document.activeElement.id || document.activeElement.name"))
+        outline = page.evaluate(
             "(s => s.outlineStyle + ' ' + parseFloat(s.outlineWidth))(getComputedStyle(document.activeElement))"
         )
         assert outline == "solid 3", order[-1]
     assert order == ["closer-previous", "closer-image", "closer-next", "closer-kind", "closer-level"]
-    for level in (2, 1, 0):
-        seen.press("ArrowLeft")
-        seen.shows(data, 0, 0, level)
-    seen.press("Shift+Tab", "ArrowRight")
-    seen.shows(data, 0, 1, 1)
-    seen.press("Tab", "Home")
-    seen.shows(data, 0, 1, 0)
-    seen.press("Shift+Tab", "Shift+Tab", "Enter")
-    seen.shows(data, 1, 1, 0)
-    seen.press("Shift+Tab", "ArrowDown")
-    seen.shows(data, 2, 1, 0)
-    seen.press("Shift+Tab", "Space", "Space", "Space")
-    seen.shows(data, 5, 1, 0)
-    broken = seen.page.evaluate("Promise.all([...document.images].map(i => i.decode())).then(() => 'whole')")
+    for keys, state in (
+        (["ArrowLeft"], (0, 0, 2)),
+        (["ArrowLeft"], (0, 0, 1)),
+        (["ArrowLeft"], (0, 0, 0)),
+        (["Shift+Tab", "ArrowRight"], (0, 1, 1)),
+        (["Tab", "Home"], (0, 1, 0)),
+        (["Shift+Tab", "Shift+Tab", "Enter"], (1, 1, 0)),
+        (["Shift+Tab", "ArrowDown"], (2, 1, 0)),
+        (["Shift+Tab", "Space", "Space", "Space"], (5, 1, 0)),
+    ):
+        press(*keys)
+        shows(page, data, *state)
+    broken = page.evaluate("Promise.all([...document.images].map(i => i.decode())).then(() => 'whole')")
     assert broken == "whole"
-    assert [address for address in seen.requests if not address.startswith("data:")] == [seen.page.url]
-    assert not seen.trouble
+    assert not tab.trouble
 
 
-def test_a_profile_with_one_model_shows_one(made, browser, tmp_path):
+def test_a_profile_with_one_model_shows_one(made, shown):
     data = made.data(MODELS[:1], per_class=1)
-
-    seen = Watched(browser, document(tmp_path, data))
-    seen.shows(data, 0, 0, 3)
-    assert seen.page.locator(".closer-model").count() == 1
-    assert not seen.trouble
+    tab = shown(data)
+    shows(tab.page, data, 0, 0, 3)
+    assert tab.page.locator(".closer-model").count() == 1
+    assert not tab.trouble
 
 
 CONTRASTS = """() => {
@@ -406,14 +388,12 @@ CONTRASTS = """() => {
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
-def test_text_has_contrast(made, browser, tmp_path, theme):
+def test_text_has_contrast(made, shown, theme):
     data = copy.deepcopy(made.data())
     for image in data["images"]:  # both verdicts must be on the page
         image["models"]["mae_finetuned"]["gaussian_blur"]["correct"][-1] = True
         image["models"]["vit_supervised"]["gaussian_blur"]["correct"][-1] = False
-
-    seen = Watched(browser, document(tmp_path, data, theme))
-    found = seen.page.evaluate(CONTRASTS)
+    found = shown(data, theme).page.evaluate(CONTRASTS)
     text = " ".join(place for _, place in found)
     assert len(found) > 30
     assert "closer-right" in text
@@ -421,23 +401,23 @@ def test_text_has_contrast(made, browser, tmp_path, theme):
     assert not [one for one in found if one[0] < 4.5]
 
 
-def test_a_narrow_screen_does_not_scroll_sideways(made, browser, tmp_path):
-    seen = Watched(browser, document(tmp_path, made.data()), width=390)
-    assert seen.page.evaluate("document.documentElement.scrollWidth") <= 390
-    assert seen.page.locator("#closer-svg").bounding_box()["width"] > 300
+def test_a_narrow_screen_does_not_scroll_sideways(made, shown):
+    page = shown(made.data(), width=390).page
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    assert page.locator("#closer-svg").bounding_box()["width"] > 300
 
 
-def test_paper_has_the_pictures_and_the_sentence_but_no_controls(made, browser, tmp_path):
-    seen = Watched(browser, document(tmp_path, made.data(), "dark"))
-    assert seen.page.locator(".closer-controls").is_visible()
-    seen.page.emulate_media(media="print")
-    assert not seen.page.locator(".closer-controls").is_visible()
-    assert seen.page.locator("#closer-said").is_visible()
-    assert seen.page.locator(".closer-seen").first.is_visible()
-    assert seen.page.evaluate("getComputedStyle(document.getElementById('closer-said')).color") == "rgb(0, 0, 0)"
+def test_paper_has_the_pictures_and_the_sentence_but_no_controls(made, shown):
+    page = shown(made.data(), "dark").page
+    assert page.locator(".closer-controls").is_visible()
+    page.emulate_media(media="print")
+    assert not page.locator(".closer-controls").is_visible()
+    assert page.locator("#closer-said").is_visible()
+    assert page.locator(".closer-seen").first.is_visible()
+    assert page.evaluate("getComputedStyle(document.getElementById('closer-said')).color") == "rgb(0, 0, 0)"
 
 
-def test_without_scripts_the_table_is_what_one_sees(made, browser, tmp_path):
-    seen = Watched(browser, document(tmp_path, made.data()), java_script_enabled=False)
-    assert not seen.page.locator("#closer").is_visible()
-    assert seen.page.locator("noscript td").first.is_visible()
+def test_without_scripts_the_table_is_what_one_sees(made, shown):
+    page = shown(made.data(), java_script_enabled=False).page
+    assert not page.locator("#closer").is_visible()
+    assert page.locator("noscript td").first.is_visible()

@@ -4,16 +4,13 @@ import ast
 import re
 import shlex
 import shutil
-import subprocess
 import sys
 from dataclasses import FrozenInstanceError
 from importlib.util import find_spec, module_from_spec, spec_from_file_location
 from itertools import pairwise
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from types import SimpleNamespace
 
-import matplotlib
-import matplotlib.pyplot as plt
 import nbformat
 import numpy as np
 import pandas as pd
@@ -23,6 +20,7 @@ import timm
 import torch
 import yaml
 from conftest import make_vit
+from processes import copied, python
 from safetensors.torch import save_file
 from timm.models.vision_transformer import VisionTransformer
 
@@ -32,12 +30,12 @@ from mae_helpers.measures import attention
 from mae_helpers.measures.accuracy import accuracy_table
 from mae_helpers.perturbations import levels as perturbations
 from mae_helpers.perturbations.levels import Clean
+from mae_helpers.profile.parameters import parse_value
 from mae_helpers.profile.settings import ROOT, load_profile
 from mae_helpers.run import chapter, notebooks
 from mae_helpers.run import command as run
-from mae_helpers.run import tables as results
 from mae_helpers.sweep import cells, current
-from mae_helpers.verdicts import scorecard as claims
+from mae_helpers.verdicts import pretrained
 from mae_helpers.verdicts.finding import Finding
 
 PAGES = ("CONTRIBUTING.md", "README.md")
@@ -45,28 +43,13 @@ TEXT = (ROOT / "CONTRIBUTING.md").read_text()
 FENCE = re.compile(r"^```(\w+)\n(.*?)^```$", re.M | re.S)
 PLACE = re.compile(
     r"# (\S+\.\w+)(?:, (?:at the )?(after \S+|end))?\n"
-)  # the first line of a block that belongs in a file
+)  # of a block that belongs in a file: its first line
 
 
-def blocks(section):
-    """The texts of a section's blocks, in order; a heading inside a block is none of the page's."""
-    heading, found = None, []
-    for match in re.finditer(rf"^## (?:\d\. )?(?P<heading>[^\n]+)$|{FENCE.pattern}", TEXT, FENCE.flags):
-        heading = match["heading"] or heading
-        found += [match[3]] if heading == section and match[3] else []
+def block(beginning):
+    """The one block that begins so."""
+    [found] = [text for _, text in FENCE.findall(TEXT) if text.startswith(beginning)]
     return found
-
-
-def block(section, beginning):
-    """The one block of a section that begins so."""
-    [found] = [text for text in blocks(section) if text.startswith(beginning)]
-    return found
-
-
-def assigned(node):
-    """The name that a statement of a module gives a value to, if it is such a one."""
-    target = node.targets[0] if isinstance(node, ast.Assign) else getattr(node, "target", None)
-    return getattr(target, "id", None) if not isinstance(node, ast.AugAssign) else None
 
 
 def written(text, folder):
@@ -77,25 +60,27 @@ def written(text, folder):
         assert not (ROOT / name).exists(), f"{name} would be overwritten"
         path.parent.mkdir(exist_ok=True)
         path.write_text(content)
-        return path
+        return
     lines = path.read_text().splitlines(keepends=True)
     if how == "end":
         place, content = len(lines), ("" if path.suffix == ".yaml" else "\n\n") + content
-    elif path.suffix == ".py":
-        [place] = [node.end_lineno for node in ast.parse("".join(lines)).body if assigned(node) == how.split()[1]]
     else:
-        [place] = [number for number, line in enumerate(lines, 1) if line.rstrip().endswith(how.split()[1])]
+        given = [node for node in ast.parse("".join(lines)).body if isinstance(node, ast.Assign)]
+        [place] = [node.end_lineno for node in given if ast.unparse(node.targets[0]) == how.split()[1]]
     path.write_text("".join([*lines[:place], content, *lines[place:]]))
-    return path
 
 
-@pytest.fixture
-def house(tmp_path):
-    """A copy of what the examples change, with all their blocks for files put in; the weights are linked."""
-    copy = tmp_path / "house"
-    shutil.copytree(ROOT / "mae_helpers", copy / "mae_helpers", ignore=shutil.ignore_patterns("__pycache__", "weights"))
-    (copy / "mae_helpers" / "demo" / "weights").symlink_to(ROOT / "mae_helpers" / "demo" / "weights")
-    (copy / "notebooks").mkdir()
+def defined(module, beginning):
+    """What a block defines where it stands at the end of a module."""
+    names = dict(vars(module))
+    exec(compile(block(beginning), "CONTRIBUTING.md", "exec"), names)
+    return SimpleNamespace(**names)
+
+
+@pytest.fixture(scope="module")
+def house(tmp_path_factory):
+    """A copy of what the examples change, with all their blocks for files put in."""
+    copy = copied(tmp_path_factory.mktemp("house"))
     for name in ("_toc.yml", "notebooks/04_masking_invariance.ipynb", "notebooks/10_scorecard.ipynb"):
         shutil.copy(ROOT / name, copy / name)
     for _, text in FENCE.findall(TEXT):
@@ -104,60 +89,17 @@ def house(tmp_path):
     return copy
 
 
-@pytest.fixture
-def tiny_demo(tiny_profile, tmp_path, monkeypatch):
-    """The examples' `chapter.begin("demo")` opens the tiny profile, with a folder of results of its own."""
-    path, begin = tiny_profile(), chapter.begin
-    tables = str(tmp_path / "results")
-    monkeypatch.setattr(chapter, "begin", lambda name: begin({"demo": path}[name], "cpu", results_folder=tables))
-
-
-def imported(name, path, monkeypatch):
-    """The module of that name from a file, where `import` finds it too."""
-    spec = spec_from_file_location(name, path)
-    module = module_from_spec(spec)
-    monkeypatch.setitem(sys.modules, name, module)
-    spec.loader.exec_module(module)
-    return module
-
-
-def executed(text):
-    """What a pasted block leaves behind."""
-    module = ModuleType("pasted")
-    exec(compile(text, "CONTRIBUTING.md", "exec"), module.__dict__)
-    return SimpleNamespace(**{name: value for name, value in vars(module).items() if not name.startswith("__")})
+def succeeds(house, *arguments):
+    """Python with these arguments in the copy."""
+    process = python(house, *arguments)
+    told = process.communicate(timeout=400)
+    assert process.returncode == 0, "".join(told)
 
 
 def options_of(chapters):
     """The arguments that the page's command on these chapters gives to `mae_helpers.run`."""
     [arguments] = re.findall(rf"-m mae_helpers\.run ({chapters} [^`]+)`", TEXT)
     return shlex.split(arguments)
-
-
-@pytest.fixture
-def pages(monkeypatch):
-    """Chapters run in this process, not in kernels of their own; the value of each one's last cell, by its file's name."""
-    shown = {}
-
-    def execute(source, target, parameters, mark, environment, tables):
-        names = {}
-        for cell in nbformat.read(source, 4).cells:
-            if cell.cell_type == "code":
-                *before, last = ast.parse(cell.source).body
-                kind = "eval" if isinstance(last, ast.Expr) else "exec"
-                last = ast.Expression(last.value) if kind == "eval" else ast.Module([last], [])
-                exec(compile(ast.Module(before, []), str(source), "exec"), names)
-                value = eval(compile(last, str(source), kind), names)
-            names |= parameters if "parameters" in cell.metadata.get("tags", []) else {}
-        shown[source.name] = value
-        target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_text("{}")
-
-    monkeypatch.setattr(notebooks, "execute", execute)
-    monkeypatch.setattr(notebooks, "is_current", lambda *_: False)
-    with matplotlib.rc_context({"backend": "agg"}):
-        yield shown
-        plt.close("all")
 
 
 # 1. Add a model
@@ -181,21 +123,17 @@ def test_a_model_of_timm_by_name_is_opened_with_its_own_normalisation(tmp_path, 
     assert list(seen.input.mean) == list(timm.get_pretrained_cfg(model.model).mean)
 
 
-def test_a_model_of_ones_own_goes_through_the_chapter(tmp_path, monkeypatch, pages):
-    monkeypatch.chdir(tmp_path)
-    path = written(block("Add a model", "# data/own.yaml"), tmp_path)
-    arguments = yaml.safe_load(path.read_text())["models"]["mae_pretrained"]["arguments"]
+def test_a_model_of_ones_own_goes_through_the_chapter(house):
+    arguments = yaml.safe_load((house / "data" / "own.yaml").read_text())["models"]["mae_pretrained"]["arguments"]
     model = VisionTransformer(**arguments)
-    save_file(model.state_dict(), tmp_path / "data" / "own.safetensors")
-    out = ["--out", str(tmp_path / "_build"), "--results", str(tmp_path / "results"), "--device", "cpu"]
-    assert run.main([*options_of("04"), *out]) == 0
+    save_file(model.state_dict(), house / "data" / "own.safetensors")
+    succeeds(house, "-m", "mae_helpers.run", *options_of("04"), "--device", "cpu")
     [named] = re.findall(r"`(_build/executed/\S+)`", TEXT)
-    assert (tmp_path / named).exists()
-    assert list(pages) == [Path(named).name]
-    table = pd.read_csv(tmp_path / "results" / "own" / "masking_invariance.csv")
+    assert (house / named).exists()
+    table = pd.read_csv(house / "results" / "own" / "masking_invariance.csv")
     assert table["mask"].max() == 20
     assert set(table["model"]) == {"mae_pretrained", "random"}
-    opened = checkpoints.load_model(load_profile("data/own.yaml"), "mae_pretrained")
+    opened = checkpoints.load_model(load_profile(house / "data" / "own.yaml"), "mae_pretrained")
     assert all(torch.equal(value, opened.state_dict()[name]) for name, value in model.state_dict().items())
 
 
@@ -204,8 +142,13 @@ def test_a_model_of_ones_own_goes_through_the_chapter(tmp_path, monkeypatch, pag
 
 @pytest.fixture
 def posterise(house, monkeypatch):
-    place = "mae_helpers/perturbations/posterise.py"
-    return imported("mae_helpers.perturbations.posterise", house / place, monkeypatch)
+    """The module, where `import` finds it too."""
+    name = "mae_helpers.perturbations.posterise"
+    spec = spec_from_file_location(name, house / "mae_helpers" / "perturbations" / "posterise.py")
+    module = module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, name, module)
+    spec.loader.exec_module(module)
+    return module
 
 
 def test_the_perturbation_does_what_its_docstrings_say(posterise, tiny_images):
@@ -232,21 +175,23 @@ def test_the_perturbation_meets_the_protocol(posterise):
         one.bits = 4
 
 
-def test_an_edit_of_the_perturbations_module_is_noticed_and_one_of_a_figure_is_not(house, posterise):
+def test_an_edit_of_the_perturbations_module_is_noticed_and_one_of_a_figure_is_not(posterise):
     current.code_behind.cache_clear()
     before = cells.code_of(posterise.Posterise(3))
     reached = {"perturbations.posterise", "sweep.recorded", "measures.attention"}
     assert {f"mae_helpers.{name}" for name in reached} <= set(before.files)
     assert not [name for name in before.files if "figures" in name]
-    path = house / "mae_helpers" / "perturbations" / "posterise.py"
+    path = Path(posterise.__file__)
+    kept = path.read_text()
     for edit, noticed in (("# edited\n", ""), ("EDITED = 1\n", "another mae_helpers.perturbations.posterise")):
-        path.write_text(path.read_text() + edit)
+        path.write_text(kept + edit)
         current.code_behind.cache_clear()
         assert before.difference(cells.code_of(posterise.Posterise(3))) == noticed
+    path.write_text(kept)
 
 
-def test_the_sweep_gives_a_row_a_model_and_level(posterise, tiny_demo):
-    here = chapter.begin("demo")
+def test_the_sweep_gives_a_row_a_model_and_level(posterise, tiny_profile, tmp_path):
+    here = chapter.begin(str(tiny_profile()), "cpu", results_folder=str(tmp_path / "results"))
     sets = here.classifiers(per_class=4, supervised_per_class=4)
     levels = {"clean": Clean()} | {f"{bits} bits": posterise.Posterise(bits) for bits in (8, 3, 1)}
     table = accuracy_table(here.sweep(sets, levels, "prediction"), sets)
@@ -263,14 +208,8 @@ def test_the_sweep_gives_a_row_a_model_and_level(posterise, tiny_demo):
 # 3. Add a measure
 
 
-@pytest.fixture
-def entropy(house, monkeypatch):
-    copy = imported("attention_of_the_copy", house / "mae_helpers" / "measures" / "attention.py", monkeypatch)
-    monkeypatch.setattr(attention, "attention_entropy", copy.attention_entropy, raising=False)
-    return copy.attention_entropy
-
-
-def test_entropy_of_uniform_attention_is_log_n_and_of_attention_to_one_token_zero(entropy, tiny_images):
+def test_entropy_of_uniform_attention_is_log_n_and_of_attention_to_one_token_zero(tiny_images):
+    entropy = defined(attention, "# mae_helpers/measures/attention.py").attention_entropy
     uniform = SimpleNamespace(attention=lambda: torch.full((2, 3, 7, 7), 1 / 7))
     torch.testing.assert_close(entropy(uniform), torch.full((2, 3), 7.0).log())
     one = SimpleNamespace(attention=lambda: torch.eye(7).expand(2, 3, 7, 7))
@@ -290,51 +229,36 @@ def test_entropy_of_uniform_attention_is_log_n_and_of_attention_to_one_token_zer
 # 4. Add a chapter
 
 
-def test_the_rule_judges_as_the_claim_says(house):
-    text = (house / "mae_helpers" / "verdicts" / "pretrained.py").read_text()
-    module = ModuleType("copied")
-    exec(compile(text, "pretrained.py", "exec"), module.__dict__)
+def test_the_rule_judges_as_the_claim_says():
+    rule = defined(pretrained, "# mae_helpers/verdicts/pretrained.py").attention_is_spread
     for entropies, full, partly in (([9.0, 9.5], True, True), ([8.9, 9.5], False, True), ([8.0, 8.9], False, False)):
         table = pd.DataFrame({"model": "mae_pretrained", "layer": [1, 2], "entropy_nats": entropies})
         table = table.assign(uniform_nats=10.0)
-        found = module.attention_is_spread(table)
+        found = rule(table)
         assert isinstance(found, Finding)
         assert (found.full, found.partly) == (full, partly)
-    assert "50% of layers" in module.attention_is_spread(table.assign(entropy_nats=[8.9, 9.5])).here
+    assert "50% of layers" in rule(table.assign(entropy_nats=[8.9, 9.5])).here
 
 
 def test_the_claim_has_the_entries_of_the_others_and_a_section_of_the_scorecard(house):
     listed = yaml.safe_load((house / "mae_helpers" / "verdicts" / "claims.yaml").read_text())
     added = listed.pop("attention_is_spread")
     assert set(added) == set(next(iter(listed.values())))
-    sections = [entry["section"] for entry in listed.values()]
+    sections = {entry["section"] for entry in listed.values()}
     assert added["section"] in sections
-    assert len(set(sections)) == 3
+    assert len(sections) == 3
 
 
-def test_the_chapter_is_in_style_runs_and_reaches_the_scorecard(house, tiny_profile, entropy, pages, monkeypatch):
-    monkeypatch.chdir(house)
-    executed(block("Add a chapter", "import nbformat"))
+def test_the_chapter_is_in_style_runs_and_reaches_the_scorecard(house, tiny_profile):
+    succeeds(house, "-c", block("import nbformat"))
     [path] = (house / "notebooks").glob("20_*.ipynb")
     test_notebooks.test_source_is_clean_and_in_style(path)
     test_notebooks.test_every_figure_is_captioned_described_and_referred_to(path)
-    ruff = [sys.executable, "-m", "ruff", "--config", str(ROOT / "pyproject.toml")]
     for check in (["check"], ["format", "--check"]):
-        places = [str(path), "mae_helpers"]
-        done = subprocess.run([*ruff[:3], *check, *ruff[3:], *places], capture_output=True, text=True)
-        assert done.returncode == 0, done.stdout + done.stderr
-    assert subprocess.run([sys.executable, "-m", "nbstripout", "--verify", str(path)]).returncode == 0
-    package = imported("pretrained_of_the_copy", house / "mae_helpers" / "verdicts" / "pretrained.py", monkeypatch)
-    columns = imported("results_of_the_copy", house / "mae_helpers" / "run" / "tables.py", monkeypatch).COLUMNS
-    listed = yaml.safe_load((house / "mae_helpers" / "verdicts" / "claims.yaml").read_text())
-    monkeypatch.setattr(claims.pretrained, "attention_is_spread", package.attention_is_spread, raising=False)
-    monkeypatch.setattr(claims, "CLAIMS", listed)
-    monkeypatch.setattr(results, "COLUMNS", columns)
-    find = notebooks.find
-    monkeypatch.setattr(notebooks, "find", lambda names: find(names, house / "notebooks"))
-    out = ["--out", str(house / "_build"), "--results", str(house / "results"), "--device", "cpu"]
-    options = [*options_of("20 10"), "--profile", str(tiny_profile()), "-p", "images_per_class", "2", *out]
-    assert run.main(options) == 0
+        succeeds(house, "-m", "ruff", *check, "--config", ROOT / "pyproject.toml", path, "mae_helpers")
+    succeeds(house, "-m", "nbstripout", "--verify", path)
+    options = [*options_of("20 10"), "--profile", tiny_profile(), "-p", "images_per_class", 2, "--device", "cpu"]
+    succeeds(house, "-m", "mae_helpers.run", *options)
     table = pd.read_csv(house / "results" / "tiny" / "attention_entropy.csv")
     assert list(table.columns) == ["model", "layer", "entropy_nats", "uniform_nats"]
     assert len(table) == 2 * 4
@@ -344,7 +268,8 @@ def test_the_chapter_is_in_style_runs_and_reaches_the_scorecard(house, tiny_prof
     row = card.loc["attention is spread over many tokens in all layers"]
     assert row["verdict"] in ("supported", "partly", "not supported")
     assert "of layers at 90 % or more" in row["here"]
-    assert row["verdict"] in pages[path.name].to_html()
+    shown = nbformat.read(house / "_build" / "executed" / "tiny" / path.name, 4).cells[-1].outputs
+    assert row["verdict"] in str(shown)
 
 
 # What the pages name
@@ -386,7 +311,7 @@ def test_every_command_exists_with_its_chapters_and_parameters(page):
         numbers = [word for word in re.match(r"[^-]*", arguments)[0].split() if word not in ADDED]
         chapters = notebooks.find(numbers)
         for name, value in re.findall(r"-p (\w+) (\S+)", arguments):
-            notebooks.choose_parameters(chapters, {name: run.parse_value(value)})
+            notebooks.choose_parameters(chapters, {name: parse_value(value)})
         for option in re.findall(r"--[\w-]+", arguments):
             assert f'"{option}"' in Path(run.__file__).read_text(), option
 

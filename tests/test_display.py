@@ -1,22 +1,42 @@
 """The terminal's view of running chapters."""
 
-import pytest
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 from mae_helpers.run.display import Display, clock
 
 
 def test_a_chapter_that_ends_has_a_line_and_one_that_fails_says_so(capsys, tmp_path):
-    with Display() as display:
-        with display.following("01_small", tmp_path / "progress"):
-            assert list(display.running) == ["01_small"]
-        with pytest.raises(ValueError, match="made up"), display.following("02", tmp_path / "progress"):
-            raise ValueError("made up")
+    display = Display()
+
+    def chapter(title, result):
+        with display.following(title, tmp_path / "progress"):
+            assert title in display.running
+            return 1 / result
+
+    with ThreadPoolExecutor(2) as pool:
+        display.wait([pool.submit(chapter, *each) for each in (("01_small", 1), ("02", 0))])
     assert not display.running
     told = capsys.readouterr().err
     assert "01_small  done  0:00" in told
     assert "02  failed" in told
 
 
-def test_clock(monkeypatch):
-    monkeypatch.setattr("time.monotonic", lambda: 125.9)
-    assert clock(0.0) == "2:05"
+def test_clock():
+    assert clock(time.monotonic() - 125.9) == "2:05"
+
+
+def test_a_terminal_has_one_line_of_what_is_running(capsys, tmp_path):
+    display = Display()
+    display.live = True
+    (tmp_path / "progress").write_text("blur 3/9")
+
+    def chapter(title, file):
+        with display.following(title, file):
+            time.sleep(0.8)
+
+    with ThreadPoolExecutor(2) as pool:
+        display.wait([pool.submit(chapter, *each) for each in (("01", tmp_path / "progress"), ("02", tmp_path / "no"))])
+    first, *rest = capsys.readouterr().err.split("\r\033[K")[1:]
+    assert first == "01 blur 3/9 0:00  |  02 starting 0:00"
+    assert sorted(rest) == ["01  done  0:00\n", "02  done  0:00\n"]

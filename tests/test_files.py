@@ -106,7 +106,7 @@ def writers(here, folder):
             {"mae_finetuned": images}, {"clean": Clean(), "blur": GaussianBlur(5, 1.0)}, "prediction"
         ),
         r"\S+": lambda: here.second_images().pixels(0),
-        "01_plain.ipynb": lambda: notebooks.execute(source, here.tables / source.name, {}, {}, {}),
+        "01_plain.ipynb": lambda: notebooks.execute(source, here.tables / source.name, {}, {}, {}, here.tables),
     }
 
 

@@ -1,15 +1,13 @@
 """Notebook sources are clean, and every one of them runs through papermill."""
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 
 import nbformat
 import pandas as pd
 import pytest
 from nbformat import v4
+from processes import copied, python
 
 from mae_helpers.profile.settings import ROOT, load_profile
 from mae_helpers.run import notebooks
@@ -19,11 +17,11 @@ from mae_helpers.run.notebooks import NotebookError
 SOURCES = notebooks.find([])
 
 
-def write_notebook(path, *cells):
-    """A notebook of code cells, the first with its parameters."""
-    made = [v4.new_code_cell(source, metadata={"tags": ["parameters"] * (source == cells[0])}) for source in cells]
+def write_notebook(path, *cells, tags=()):
+    """A notebook of code cells, the first with its parameters, and with `tags`."""
+    made = [v4.new_code_cell(source, metadata={"tags": []}) for source in cells]
+    made[0].metadata.tags = ["parameters", *tags]
     spec = {"name": "python3", "language": "python", "display_name": "Python 3"}
-    path.parent.mkdir(parents=True, exist_ok=True)
     nbformat.write(v4.new_notebook(cells=made, metadata={"kernelspec": spec}), path)
 
 
@@ -53,14 +51,11 @@ def test_every_figure_is_captioned_described_and_referred_to(path):
             assert f"`{settings['figure']['name']}`" in text, f"{settings['figure']['name']} is not referred to"
 
 
-def test_every_notebook_runs(tiny_run):
+def test_every_notebook_runs_without_progress_residue_and_stderr(tiny_run):
     assert tiny_run.finished
     for source in SOURCES:
-        assert notebooks.complaint(tiny_run.executed / source.name, "demo") is None
-
-
-def test_no_progress_residue_and_no_stderr_in_the_pages(tiny_run):
-    for path in tiny_run.executed.glob("*.ipynb"):
+        path = tiny_run.executed / source.name
+        assert notebooks.complaint(path, "demo") is None
         for cell in nbformat.read(path, 4).cells:
             for output in cell.get("outputs", []):
                 assert output.output_type != "stream", f"{path.stem}: {output.get('text')}"
@@ -71,15 +66,16 @@ NOT_ON_THE_DEMO = "distribution_shift"  # of ImageNet-R and -A: see test_paper_p
 
 @pytest.mark.parametrize("name", [name for name in results.COLUMNS if name != NOT_ON_THE_DEMO])
 def test_every_table_is_written_with_its_columns(tiny_run, name):
-    table = pd.read_csv(tiny_run.out / "results" / "demo" / f"{name}.csv", keep_default_na=name != "scorecard")
+    table = pd.read_csv(tiny_run.tables / f"{name}.csv", keep_default_na=name != "scorecard")
     assert list(table.columns[: len(results.COLUMNS[name])]) == results.COLUMNS[name]
+    assert len(set(results.COLUMNS[name])) == len(results.COLUMNS[name])
     assert len(table)
     may_be_missing = {"cosine_correct", "cosine_wrong"}  # where no image is classified so
     assert not table[[column for column in results.COLUMNS[name] if column not in may_be_missing]].isna().any().any()
 
 
 def test_what_the_demo_lacks_is_said_in_one_line_each(tiny_run):
-    assert not (tiny_run.out / "results" / "demo" / f"{NOT_ON_THE_DEMO}.csv").exists()
+    assert not (tiny_run.tables / f"{NOT_ON_THE_DEMO}.csv").exists()
     page = nbformat.read(next(tiny_run.executed.glob("07_*.ipynb")), 4)
     said = [str(output.data) for cell in page.cells for output in cell.get("outputs", []) if "data" in output]
     for name in ("Published files of ImageNet-C", "ImageNet-R", "ImageNet-A"):
@@ -88,7 +84,7 @@ def test_what_the_demo_lacks_is_said_in_one_line_each(tiny_run):
 
 def test_nothing_done_changes_nothing(tiny_run):
     blur, occlusion, cosine, features, drop = (
-        results.read_table(name, tiny_run.out / "results" / "demo")
+        results.read_table(name, tiny_run.tables)
         for name in ("table1_blur", "fig5_occlusion", "table3_cosine", "fig6_fig7_features", "fig8_feature_drop")
     )
     untouched = cosine[cosine["level"].isin(["clean", "0"])]
@@ -106,7 +102,7 @@ def test_nothing_done_changes_nothing(tiny_run):
 
 
 def test_blur_hurts_the_pixels_within_each_kernel_size(tiny_run):
-    table = results.read_table("table1_blur", tiny_run.out / "results" / "demo")
+    table = results.read_table("table1_blur", tiny_run.tables)
     for _, rows in table.groupby(["model", "kernel_size"]):
         rows = rows.sort_values("sigma")
         assert rows["psnr_db"].is_monotonic_decreasing
@@ -114,27 +110,27 @@ def test_blur_hurts_the_pixels_within_each_kernel_size(tiny_run):
 
 
 def test_the_scorecard_of_a_whole_run_tests_every_claim_but_the_larger_shifts(tiny_run):
-    card = pd.read_csv(tiny_run.out / "results" / "demo" / "scorecard.csv", keep_default_na=False)
+    card = pd.read_csv(tiny_run.tables / "scorecard.csv", keep_default_na=False)
     untested = card[card["verdict"] == "not tested here"]
     assert untested["claim"].tolist() == ["MAE struggles on larger shifts, ImageNet-R and ImageNet-A"]
     assert (card["here"] != "").sum() == len(card) - 1
 
 
 def test_layers_and_heads_count_from_one(tiny_run):
-    table = results.read_table("fig3_attention_distance", tiny_run.out / "results" / "demo")
+    table = results.read_table("fig3_attention_distance", tiny_run.tables)
     assert sorted(table["layer"].unique()) == list(range(1, 13))
     assert sorted(table["head"].unique()) == list(range(1, 13))
 
 
 def test_run_json_says_how_the_tables_came_to_be(tiny_run):
-    entries = json.loads((tiny_run.out / "results" / "demo" / "run.json").read_text())
+    entries = json.loads((tiny_run.tables / "run.json").read_text())
     for source in SOURCES:
         assert entries["notebooks"][source.stem]["seconds"] > 0
-    first = entries["notebooks"]["01_token_embeddings"]
-    assert first["parameters"]["images_per_class"] == 6
-    assert first["parameters"]["seed"] == 0
-    assert first["parameters"]["profile"] == "demo"
-    assert entries["provenance"]["packages"]["torch"]
+        assert entries["notebooks"][source.stem]["peak_memory_mb"] > 100
+    first = entries["notebooks"]["01_token_embeddings"]["parameters"]
+    assert (first["images_per_class"], first["seed"], first["profile"]) == (6, 0, "demo")
+    assert set(entries["provenance"]) == {"python", "machine", "commit", "packages"}
+    assert all(entries["provenance"]["packages"][name] for name in results.PACKAGES)
     assert entries["device"] == "cpu"
     assert set(entries["checkpoints"]) == set(tiny_run.profile.models)
 
@@ -150,17 +146,14 @@ def test_find_by_number_stem_and_path(folder):
     path = folder / "01_small.ipynb"
     for name in ("1", "01", "01_small", str(path)):
         assert notebooks.find([name], folder) == [path]
-    with pytest.raises(NotebookError, match=r"no notebook '07'.*01_small"):
-        notebooks.find(["07"], folder)
 
 
 def test_unknown_parameter_is_refused_with_the_known_ones(folder):
     paths = notebooks.find([], folder)
     with pytest.raises(NotebookError, match=r"parameter 'y' is unknown to 01_small; they take x"):
         notebooks.choose_parameters(paths, {"y": 1})
-    with pytest.raises(
-        NotebookError, match=r"the profile's parameter 'xx' is unknown to every notebook; did you mean 'x'"
-    ):
+    told = "the profile's parameter 'xx' is unknown to every notebook; did you mean 'x'"
+    with pytest.raises(NotebookError, match=told):
         notebooks.choose_parameters(paths, {"x": 2}, {"x": 3, "xx": 4})
     own = {"profile": "demo", "scheduler": None}  # of the whole run, for the notebooks that take them
     assert notebooks.choose_parameters(paths, {"x": 2}, {"x": 3} | own) == {paths[0]: {"x": 2}}
@@ -170,25 +163,23 @@ def test_complaints_name_what_is_wrong(folder, tmp_path):
     source, target = folder / "01_small.ipynb", tmp_path / "copy.ipynb"
     assert "not run" in notebooks.complaint(target, "demo")
     notebook = nbformat.read(source, 4)
-    notebook.metadata[notebooks.MARK] = {"profile": "paper"}
-    nbformat.write(notebook, target)
-    assert "'paper', not 'demo'" in notebooks.complaint(target, "demo")
-    notebook.metadata[notebooks.MARK] = {"profile": "demo"}
-    nbformat.write(notebook, target)
-    assert "cell that was not run" in notebooks.complaint(target, "demo")
+    for mark, wanted, told in (
+        ({"profile": "paper"}, None, "'paper', not 'demo'"),
+        ({"profile": "demo"}, None, "cell that was not run"),
+        ({"profile": "demo", "fingerprint": "a"}, "b", "made from something else"),
+    ):
+        notebook.metadata[notebooks.MARK] = mark
+        nbformat.write(notebook, target)
+        assert told in notebooks.complaint(target, "demo", wanted=wanted)
 
 
 def test_fingerprint_follows_cells_parameters_and_data(folder):
-    path, profile = folder / "01_small.ipynb", load_profile("demo")
-    first = notebooks.fingerprint(path, profile, {"x": 1}, "data")
-    assert first == notebooks.fingerprint(path, profile, {"x": 1}, "data")
-    assert first != notebooks.fingerprint(path, profile, {"x": 2}, "data")
-    assert first != notebooks.fingerprint(path, profile, {"x": 1}, "other data")
-    notebook = nbformat.read(path, 4)
-    notebook.cells[1].source += "\n"
-    changed = path.with_name("02_changed.ipynb")
-    nbformat.write(notebook, changed)
-    assert first != notebooks.fingerprint(changed, profile, {"x": 1}, "data")
+    path, changed, profile = folder / "01_small.ipynb", folder / "02_changed.ipynb", load_profile("demo")
+    changed.write_text(path.read_text().replace('"x"', '"x + 1"'))
+    cases = [(path, 1, "data"), (path, 1, "data"), (path, 2, "data"), (path, 1, "other data"), (changed, 1, "data")]
+    first, same, *others = [notebooks.fingerprint(at, profile, {"x": x}, data) for at, x, data in cases]
+    assert first == same
+    assert len({first, *others}) == 4
 
 
 def test_a_notebook_is_read_and_written_as_nbformat_does():
@@ -221,18 +212,14 @@ for path in notebooks.find([]):
 
 
 @pytest.fixture(scope="module")
-def copied(tmp_path_factory):
+def house(tmp_path_factory):
     """A copy of the code and the chapters, and a function that gives the chapters' fingerprints there."""
-    root = tmp_path_factory.mktemp("copied")
-    kept = shutil.ignore_patterns("*.npz", "weights", "__pycache__")
-    shutil.copytree(ROOT / "mae_helpers", root / "mae_helpers", ignore=kept)
-    shutil.copytree(ROOT / "notebooks", root / "notebooks")
+    root = copied(tmp_path_factory.mktemp("copied"))
+    shutil.copytree(ROOT / "notebooks", root / "notebooks", dirs_exist_ok=True)
 
     def fingerprints():
-        environment = os.environ | {"PYTHONPATH": str(root)}
-        call = [sys.executable, "-c", CODE_NOW]
-        done = subprocess.run(call, cwd=root, env=environment, capture_output=True, text=True, check=True)
-        return dict(line.split() for line in done.stdout.splitlines())
+        told, _ = python(root, "-c", CODE_NOW).communicate()
+        return dict(line.split() for line in told.splitlines())
 
     return root, fingerprints(), fingerprints
 
@@ -255,8 +242,8 @@ VERDICTS = BLUR | {path.stem for path in SOURCES if path.stem < "05" or path.ste
         ("mae_helpers/profile/demo.yaml", {path.stem for path in SOURCES}),
     ],
 )
-def test_an_edit_runs_the_chapters_again_that_use_what_was_edited_and_no_other(copied, edited, expected):
-    root, before, fingerprints = copied
+def test_an_edit_runs_the_chapters_again_that_use_what_was_edited_and_no_other(house, edited, expected):
+    root, before, fingerprints = house
     file = root / edited
     kept = file.read_text()
     file.write_text(f"{kept}\nEDITED = 1\n" if file.suffix == ".py" else f"{kept}\n# edited\n")
@@ -264,4 +251,5 @@ def test_an_edit_runs_the_chapters_again_that_use_what_was_edited_and_no_other(c
         after = fingerprints()
     finally:
         file.write_text(kept)
+    assert after.keys() == {path.stem for path in SOURCES}
     assert {name for name in after if after[name] != before[name]} == expected

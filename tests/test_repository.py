@@ -9,6 +9,7 @@ import nbformat
 import pandas as pd
 import pytest
 import yaml
+from processes import copied, python
 
 from mae_helpers.profile.settings import ROOT
 from mae_helpers.run import notebooks, repository
@@ -45,8 +46,7 @@ def test_every_notebook_sets_itself_up_in_its_first_cell(launched):
 
 
 def test_the_first_cell_does_nothing_where_the_module_is_there(tmp_path):
-    cell = repository.set_up_cell(ADDRESS)
-    source = cell["source"].replace("%pip install", "raise SystemExit('installs') #")
+    source = (repository.SET_UP + ADDRESS).replace("%pip install", "raise SystemExit('installs') #")
     assert subprocess.run([sys.executable, "-c", source], cwd=ROOT).returncode == 0
     elsewhere = subprocess.run([sys.executable, "-SE", "-c", source], cwd=tmp_path, capture_output=True, text=True)
     assert elsewhere.stderr.strip() == "installs"
@@ -62,8 +62,10 @@ def test_a_second_address_takes_the_place_of_the_first(launched, tmp_path):
         assert text.count("https://github.com/another/book") == 1, path.name
 
 
-def test_the_citation_has_the_address(launched):
-    assert yaml.safe_load((launched / "CITATION.cff").read_text())["repository-code"] == ADDRESS
+def test_the_citation_has_the_address_and_the_paper(launched):
+    about = yaml.safe_load((launched / "CITATION.cff").read_text())
+    assert about["repository-code"] == ADDRESS
+    assert about["references"][0]["url"] == "https://arxiv.org/abs/2602.03531"
 
 
 @pytest.mark.parametrize(
@@ -97,11 +99,8 @@ def test_without_an_address_there_is_no_button(tiny_run, tmp_path):
     assert "launch_buttons" not in settings
 
 
-def test_the_readme_is_short():
+def test_the_readme_is_short_and_its_picture_there():
     assert len(README.splitlines()) < 120
-
-
-def test_the_picture_is_there():
     assert f"]({repository.PICTURE})" in README
     assert (ROOT / repository.PICTURE).read_text().lstrip().startswith("<?xml")
     assert (ROOT / repository.PICTURE).stat().st_size < 500_000
@@ -121,10 +120,10 @@ def test_the_scorecard_counts_every_claim_and_shows_ten_of_them():
         assert verdict in claims.VERDICTS
 
 
-def test_without_a_run_the_readme_says_what_to_do(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(repository, "ROOT", tmp_path)
-    assert repository.main(["readme"]) == 1
-    assert "scorecard.csv: not there yet; run `make book` first" in capsys.readouterr().err
+def test_without_a_run_the_readme_says_what_to_do(tmp_path):
+    process = python(copied(tmp_path), "-m", "mae_helpers.run.repository", "readme")
+    assert "scorecard.csv: not there yet; run `make book` first" in process.communicate()[1]
+    assert process.returncode == 1
 
 
 def test_an_update_writes_what_the_run_shows_and_nothing_else(tiny_run, tmp_path):
@@ -137,8 +136,3 @@ def test_an_update_writes_what_the_run_shows_and_nothing_else(tiny_run, tmp_path
     first = card[card["id"] == "angles_grow"].iloc[0]
     assert f"| {first['claim']} ({first['where']}) | {first['here']} | {first['verdict']} |" in text
     assert "<svg" in picture.read_text()
-
-
-def test_the_citation_file_is_whole():
-    about = yaml.safe_load((ROOT / "CITATION.cff").read_text())
-    assert about["references"][0]["url"] == "https://arxiv.org/abs/2602.03531"

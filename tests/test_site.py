@@ -6,51 +6,8 @@ import re
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 
-WIDTHS = (1400, 390)
-THEMES = ("light", "dark")
 
-
-class Visit:
-    """A tab that notes errors, console messages and requests to other places than the site's own files."""
-
-    def __init__(self, browser, width=1400, theme="light"):
-        self.page = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=theme)
-        self.trouble, self.theme = [], theme
-        self.page.on("pageerror", lambda error: self.trouble.append(f"error: {error}"))
-        self.page.on("console", lambda message: self.noted(message))
-        self.page.on("request", lambda request: self.asked(request.url))
-        self.page.on("requestfailed", lambda request: self.trouble.append(f"not found: {request.url}"))
-
-    def noted(self, message):
-        if message.type in ("error", "warning"):
-            self.trouble.append(f"console: {message.text}")
-
-    def asked(self, address):
-        if not address.startswith(("file:", "data:", "blob:")):
-            self.trouble.append(f"asked for: {address}")
-
-    def open(self, path):
-        self.page.goto(path.as_uri())
-        if self.theme == "dark":
-            self.page.evaluate("Object.assign(document.documentElement.dataset, {theme: 'dark', mode: 'dark'})")
-        return self.page
-
-
-@pytest.fixture
-def visit(browser):
-    """A function that opens a tab of some width and theme; all are closed at the end."""
-    opened = []
-
-    def new(*arguments):
-        opened.append(Visit(browser, *arguments))
-        return opened[-1]
-
-    yield new
-    for one in opened:
-        one.page.close()
-
-
-@pytest.mark.parametrize("width", WIDTHS)
+@pytest.mark.parametrize("width", [1400, 390])
 def test_pages_open_without_trouble_and_without_sideways_scrolling(site, pages, visit, width):
     tab = visit(width)
     for path in [*pages, site / "index.html"]:
@@ -78,7 +35,7 @@ def test_a_visit_notes_what_is_wrong(visit, tmp_path):
         assert part in told
 
 
-@pytest.mark.parametrize("theme", THEMES)
+@pytest.mark.parametrize("theme", ["light", "dark"])
 def test_no_serious_barrier(pages, visit, theme):
     """axe-core's rules of serious and critical impact: contrast, labels, names, languages, landmarks."""
     tab, found = visit(1400, theme), []
@@ -129,9 +86,7 @@ def test_code_is_one_click_away(site, visit):
 
 
 def test_dark_mode_is_one_click_away_and_stays(site, pages, visit):
-    tab = visit()
-    page = tab.open(pages[1])
-    seen = []
+    page, seen = visit().open(pages[1]), []
     for _ in range(3):
         page.locator("button.theme-switch-button").first.click()
         seen.append(page.evaluate("document.documentElement.dataset.theme"))

@@ -25,10 +25,18 @@ def table(**more):
 
 
 def test_a_table_is_written_in_the_published_order_and_read_back(tmp_path):
-    path = results.save_table(table(), NAME, tmp_path / "demo", MADE_FROM)
+    """Further columns come last, text is UTF-8, and the table that was passed in stays as it was."""
+    given = table(draw=7, model="müde")
+    path = results.save_table(given, NAME, tmp_path / "demo", MADE_FROM)
     assert path == tmp_path / "demo" / "masking_invariance.csv"
-    assert path.read_text().splitlines()[0] == "model,image,mask,norm,cosine_to_mean"
-    pd.testing.assert_frame_equal(results.read_table(NAME, tmp_path / "demo"), table()[results.COLUMNS[NAME]])
+    assert path.read_text("utf-8").splitlines()[:2] == [
+        "model,image,mask,norm,cosine_to_mean,draw",
+        "müde,a,1,2.5,0.5,7",
+    ]
+    pd.testing.assert_frame_equal(given, table(draw=7, model="müde"))
+    for made_from in (None, MADE_FROM):
+        found = results.read_table(NAME, tmp_path / "demo", made_from)
+        pd.testing.assert_frame_equal(found, given[[*results.COLUMNS[NAME], "draw"]])
 
 
 def test_tables_lie_in_the_repository_or_where_one_works_if_there_is_none(tmp_path, monkeypatch):
@@ -40,59 +48,29 @@ def test_tables_lie_in_the_repository_or_where_one_works_if_there_is_none(tmp_pa
     assert results.folder(profile) == tmp_path / "results" / "demo"
 
 
-def test_further_columns_come_last_and_the_table_that_was_passed_in_is_not_changed(tmp_path):
-    given = table(draw=7)
-    path = results.save_table(given, NAME, tmp_path, MADE_FROM)
-    assert path.read_text().splitlines()[0].endswith("cosine_to_mean,draw")
-    pd.testing.assert_frame_equal(given, table(draw=7))
-
-
 def test_a_missing_column_is_named_and_nothing_is_written(tmp_path):
     with pytest.raises(ValueError, match=r"masking_invariance: the columns \['norm'\] are missing"):
         results.save_table(table().drop(columns="norm"), NAME, tmp_path, MADE_FROM)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_every_published_table_has_distinct_columns():
-    assert all(len(set(columns)) == len(columns) for columns in results.COLUMNS.values())
-
-
-@pytest.mark.parametrize("content", ["text, müde\n", b"\x00\xff\r\n"])
-def test_text_and_bytes_are_written_as_they_are_and_nothing_else(tmp_path, content):
-    results.write_whole(tmp_path / "new" / "a.txt", content)
-    expected = content.encode() if isinstance(content, str) else content
-    assert (tmp_path / "new" / "a.txt").read_bytes() == expected
-    assert [path.name for path in (tmp_path / "new").iterdir()] == ["a.txt"]
-
-
 @pytest.mark.parametrize("step", ["fsync", "replace"])
-@pytest.mark.parametrize("content", ["new and longer", b"new and longer"])
-def test_an_interrupted_write_leaves_the_old_file_and_no_other(tmp_path, monkeypatch, step, content):
-    path = tmp_path / "a.txt"
-    results.write_whole(path, "old")
+def test_an_interrupted_write_leaves_the_old_table_and_no_other(tmp_path, monkeypatch, step):
+    results.save_table(table(), NAME, tmp_path, MADE_FROM)
+    kept = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    monkeypatch.setattr(os if step == "fsync" else Path, step, interrupted)
+    with pytest.raises(OSError, match="no space"):
+        results.save_table(table(draw=7), NAME, tmp_path, MADE_FROM)
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == kept
 
-    def interrupted(*_):
-        raise OSError("no space left on device")
 
-    with monkeypatch.context() as patch:
-        patch.setattr(os if step == "fsync" else Path, step, interrupted)
-        with pytest.raises(OSError, match="no space"):
-            results.write_whole(path, content)
-    assert path.read_text() == "old"
-    assert list(tmp_path.iterdir()) == [path]
-    results.write_whole(path, content)
-    assert path.read_text() == "new and longer"
+def interrupted(*_):
+    raise OSError("no space left on device")
 
 
 def test_a_table_that_is_not_there_says_what_to_run(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"masking_invariance\.csv: not there yet; run the chapter"):
         results.read_table(NAME, tmp_path)
-
-
-def test_a_table_of_this_run_is_read(tmp_path):
-    results.save_table(table(), NAME, tmp_path, MADE_FROM)
-    expected = table()[results.COLUMNS[NAME]]
-    pd.testing.assert_frame_equal(results.read_table(NAME, tmp_path, dict(MADE_FROM)), expected)
 
 
 def test_what_a_table_was_made_from_lies_beside_it(tmp_path):
@@ -112,11 +90,15 @@ REMEDY = "run the chapter that writes it again, or choose another results folder
         ({"data": "fedcba9876543210"}, "made from another data ('0123456789ab' instead of 'fedcba987654')"),
     ],
 )
-def test_a_table_of_another_profile_or_other_data_is_refused_with_the_remedy(tmp_path, changed, told):
-    path = results.save_table(table(), NAME, tmp_path, MADE_FROM)
+def test_a_table_of_another_run_is_refused_with_the_remedy_until_it_is_written_again(tmp_path, changed, told):
+    path, later = results.save_table(table(), NAME, tmp_path, MADE_FROM), MADE_FROM | changed
     with pytest.raises(ValueError, match="instead of") as caught:
-        results.read_table(NAME, tmp_path, MADE_FROM | changed)
+        results.read_table(NAME, tmp_path, later)
     assert f"{path}: {told}; {REMEDY}" in str(caught.value)
+    results.save_table(table(mask=[3, 4]), NAME, tmp_path, later)
+    assert results.read_table(NAME, tmp_path, later)["mask"].tolist() == [3, 4]
+    with pytest.raises(ValueError, match=f"another {next(iter(changed))}"):
+        results.read_table(NAME, tmp_path, MADE_FROM)
 
 
 @pytest.mark.parametrize("record", [None, "", "{", "[]", "{}"])
@@ -136,15 +118,6 @@ def test_a_table_whose_bytes_are_not_those_that_were_written_is_refused(tmp_path
     path = results.save_table(table(), NAME, tmp_path, MADE_FROM)
     path.write_text(path.read_text().replace("0.5", "0.6"))
     with pytest.raises(ValueError, match=rf"{NAME}\.csv: not as it was written .*; {REMEDY}"):
-        results.read_table(NAME, tmp_path, MADE_FROM)
-
-
-def test_a_table_written_again_belongs_to_the_later_run(tmp_path):
-    later = MADE_FROM | {"data": "later"}
-    results.save_table(table(), NAME, tmp_path, MADE_FROM)
-    results.save_table(table(mask=[3, 4]), NAME, tmp_path, later)
-    assert results.read_table(NAME, tmp_path, later)["mask"].tolist() == [3, 4]
-    with pytest.raises(ValueError, match="another data"):
         results.read_table(NAME, tmp_path, MADE_FROM)
 
 
@@ -182,33 +155,23 @@ def test_a_chapter_reads_what_another_wrote_until_the_data_change(tiny_profile, 
         opened(profile, tmp_path / "tables").read(NAME)
 
 
-def test_a_table_is_made_from_the_profile_and_its_data(tiny_profile):
-    profile = load_profile(tiny_profile())
+def test_what_tables_are_made_from_follows_a_users_images_and_checkpoints(tiny_profile, tmp_path):
+    profile = load_profile(tiny_profile(second_images={"source": "flat", "folder": "images/dog"}))
     assert results.made_from(profile) == {"profile": "tiny", "data": results.data_fingerprint(profile)}
     assert results.made_from(profile) == results.made_from(load_profile(profile.path))
-
-
-def test_data_fingerprint_follows_a_users_images(tiny_profile, tmp_path):
-    profile = load_profile(tiny_profile(second_images={"source": "flat", "folder": "images/dog"}))
     found = [results.data_fingerprint(profile)]
     for name in ("cat", "dog"):
         image = next(iter(sorted((tmp_path / "images" / name).iterdir())))
         shutil.copy(image, image.with_name("another.png"))
         found.append(results.data_fingerprint(profile))
     found.append(results.data_fingerprint(profile.model_copy(update={"second_images": None})))
-    assert len(set(found)) == 4
-
-
-def test_data_fingerprint_follows_checkpoints(tiny_profile, tmp_path):
-    profile, found = load_profile(tiny_profile()), set()
     for model in ("mae_pretrained", "vit_supervised"):
-        found.add(results.data_fingerprint(profile))
         with (tmp_path / "weights" / f"{model}.safetensors").open("ab") as file:
             file.write(b"x")
-    found.add(results.data_fingerprint(profile))
+        found.append(results.data_fingerprint(profile))
     (tmp_path / "weights" / "mae_finetuned.safetensors").unlink()
-    found.add(results.data_fingerprint(profile))
-    assert len(found) == 4
+    found.append(results.data_fingerprint(profile))
+    assert len(set(found)) == len(found) == 7
 
 
 def test_data_fingerprint_follows_what_lies_beside_the_bundled_weights(monkeypatch, tmp_path):
@@ -232,13 +195,6 @@ def test_recording_a_run_merges_with_what_is_known(tmp_path):
     assert found == {"device": "cpu", "place": str(tmp_path), "notebooks": notebooks}
 
 
-def test_provenance_holds_a_version_of_every_package():
-    found = results.provenance()
-    assert set(found) == {"python", "machine", "commit", "packages"}
-    assert set(found["packages"]) == set(results.PACKAGES)
-    assert all(found["packages"].values())
-
-
 def test_commit_is_unknown_outside_a_repository(tmp_path, monkeypatch):
     monkeypatch.setattr(results, "ROOT", tmp_path)
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
@@ -246,17 +202,12 @@ def test_commit_is_unknown_outside_a_repository(tmp_path, monkeypatch):
 
 
 def test_what_a_run_took_by_chapter(tmp_path):
-    results.record_run(
-        tmp_path, "02_b", {"seconds": 2.5, "peak_memory_mb": 900, "parameters": {"seed": 1}}, device="cpu"
-    )
+    second = {"seconds": 2.5, "peak_memory_mb": 900, "parameters": {"seed": 1}}
+    results.record_run(tmp_path, "02_b", second, device="cpu")
     results.record_run(tmp_path, "01_a", {"seconds": 1, "parameters": {"seed": 0, "k": 3}})
+    expected = {"chapter": ["01_a", "02_b"], "seconds": [1, 2.5], "peak_memory_mb": [float("nan"), 900], "seed": [0, 1]}
     run = results.read_run(tmp_path)
-    assert run["device"] == "cpu"
-    table = results.run_table(run)
-    assert table["chapter"].tolist() == ["01_a", "02_b"]
-    assert table["seconds"].tolist() == [1, 2.5]
-    assert table["seed"].tolist() == [0, 1]
-    assert "peak_gpu_memory_mb" not in table, "no chapter used a GPU"
+    pd.testing.assert_frame_equal(results.run_table(run), pd.DataFrame(expected))  # no column of a GPU: none was used
     assert results.run_table(run, without="02_b")["chapter"].tolist() == ["01_a"]
 
 

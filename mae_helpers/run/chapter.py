@@ -35,13 +35,9 @@ class Chapter:
     compute: Compute = field(default_factory=Compute)
     workers: Workers | None = None
 
-    @property
-    def _pixels(self) -> Path:
-        return self.tables / "pixels"
-
     def _opened(self, source: Images) -> ImageSet:
-        state = fingerprint(source)
-        return open_source(source, self.profile.input, state, self._pixels, self.compute.workers)
+        state, pixels = fingerprint(source), self.tables / "pixels"
+        return open_source(source, self.profile.input, state, pixels, self.compute.workers)
 
     def images(self, classes: list[str] | None = None, per_class: int | None = None) -> ImageSet:
         """The profile's images: the first `per_class` of each of `classes`, by default all."""
@@ -52,8 +48,8 @@ class Chapter:
         check_parameter("class_count", count, [10])
         if count < 2:
             raise ValueError(f"class_count {count}: use 2 or more, so that classes can be compared")
-        names, first = self.all_images.names, self.profile.three_classes
-        chosen = list(dict.fromkeys([*first, *names]))[:count]
+        names = self.all_images.names
+        chosen = list(dict.fromkeys([*self.profile.three_classes, *names]))[:count]
         return [name for name in names if name in chosen]
 
     @cached_property
@@ -73,11 +69,11 @@ class Chapter:
 
     def model(self, name: str) -> nn.Module:
         """A model of the profile by name, read once; `random` is mae_pretrained's architecture with random weights."""
-        return self._subject(name, str(self.device)).open()
+        return self._subject(name).open()
 
-    def _subject(self, name: str, device: str) -> Subject:
-        settings = {"seed": self.seed, "precision": self.compute.precision, "pixels": self._pixels}
-        return Subject(self.profile, name, self.profile.images, device=device, **settings)
+    def _subject(self, name: str, device: str | None = None) -> Subject:
+        settings = {"seed": self.seed, "precision": self.compute.precision, "pixels": self.tables / "pixels"}
+        return Subject(self.profile, name, self.profile.images, device=device or str(self.device), **settings)
 
     def classifiers(self, per_class: int | None, supervised_per_class: int | None) -> dict[str, ImageSet]:
         """The profile's classifiers and the images that each is tested on: the first so many of each class.
@@ -98,7 +94,7 @@ class Chapter:
 
     def seen_by(self, name: str, chosen: ImageSet) -> ImageSet:
         """`chosen` with the normalisation that the model `name` was trained with."""
-        return self._subject(name, str(self.device)).seen(chosen)
+        return self._subject(name).seen(chosen)
 
     def compare(
         self,
@@ -111,16 +107,9 @@ class Chapter:
 
         All models see the same masks; each gets the normalisation that it was trained with.
         """
+        settings = {"ratio": ratio, "seed": self.seed, "compute": self.compute}
         return {
-            name: one_pass(
-                self.model(name),
-                self.seen_by(name, chosen),
-                statistics(),
-                ratio=ratio,
-                seed=self.seed,
-                label=name,
-                compute=self.compute,
-            )
+            name: one_pass(self.model(name), self.seen_by(name, chosen), statistics(), label=name, **settings)
             for name in models
         }
 
@@ -133,7 +122,7 @@ class Chapter:
         `cells`; those that another chapter computed are read there. The others are computed by the chapter's workers,
         where it has some.
         """
-        device = self.workers.device if self.workers else str(self.device)
+        device = self.workers.device if self.workers else None
         subjects = [self._subject(name, device).showing(chosen) for name, chosen in sets.items()]
         return sweep(subjects, levels, measure, self.tables / "cells", self.workers)
 

@@ -2,7 +2,7 @@
 
 import itertools
 from base64 import b64encode
-from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from io import BytesIO
 from pathlib import Path
 
@@ -25,9 +25,7 @@ WORDS = {  # of a perturbation: its name, its first level, any other level in a 
     "gaussian_blur": ("Gaussian blur", ("clean", "without blur"), "at blur level {}", "{}"),
     "occlusion": ("Occlusion", ("0 %", "with nothing masked"), "with {:g} % of the patches masked", "{:g} %"),
 }
-Levels = Mapping[
-    str, Mapping[Hashable, Perturbation]
-]  # by perturbation; the first level of each leaves images as they are
+Levels = Mapping[str, Mapping[Hashable, Perturbation]]  # by perturbation; the first of each leaves images as they are
 
 
 def class_names(images: ImageSet, count: int) -> list[str]:
@@ -105,13 +103,6 @@ def entry(row: int, seen: Mapping[str, ImageSet], levels: Levels, rollouts: Mapp
     return about | {"pictures": list(stored), "clean": clean, "models": models}
 
 
-def entries(
-    rows: Sequence[int], seen: Mapping[str, ImageSet], levels: Levels, rollouts: Mapping[str, np.ndarray]
-) -> Iterator[dict]:
-    """The entries of `rows` one after another, so that no more are made than are asked for."""
-    return (entry(row, seen, levels, rollouts) for row in rows)
-
-
 def within_budget(found: Iterable[dict], budget: int = BUDGET) -> list[dict]:
     """As many entries as `budget` bytes of pictures hold, by class; whole rounds of one image a class where one fits.
 
@@ -148,18 +139,14 @@ def page_data(shown: Sequence[dict], table: pd.DataFrame, levels: Levels, names:
 
     `table` comes from `per_image`; `names` are the classes' titles. KeyError where it lacks an image or a level.
     """
-    cells = table.set_index(["image", "model", "perturbation", "level"])[["cosine", "predicted", "correct"]]
-    cells = {
-        key: {"cosine": round(float(cosine), 4), "predicted": int(label), "correct": bool(right)}
-        for key, cosine, label, right in cells.itertuples()
-    }
+    numbers = table.set_index(["image", "model", "perturbation", "level"])[["cosine", "predicted", "correct"]]
+    numbers = numbers.assign(cosine=numbers["cosine"].map(lambda cosine: round(cosine, 4)))
     images = []
     for one in shown:
         placed = {model: {"overlay": places["overlay"]} for model, places in one["models"].items()}
         for model, name in itertools.product(placed, levels):
-            numbers = [cells[one["id"], model, name, level] for level in levels[name]]
-            columns = {key: [number[key] for number in numbers] for key in numbers[0]}
-            placed[model][name] = columns | {"pictures": one["models"][model][name]}
+            rows = numbers.loc[[(one["id"], model, name, level) for level in levels[name]]]
+            placed[model][name] = rows.to_dict("list") | {"pictures": one["models"][model][name]}
         truth = class_title(one["class"])
         about = {"title": f"{truth} {one['number']}", "id": one["id"], "truth": truth}
         images.append(about | {"pictures": one["pictures"], "clean": one["clean"], "models": placed})

@@ -10,7 +10,6 @@ import sys
 import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from pathlib import Path
 
 from mae_helpers.profile.files import StorageError
@@ -61,9 +60,9 @@ def chosen_scheduler(text: str | None, given: dict[str, object]) -> int | str | 
     """The scheduler of `--scheduler` or of `-p scheduler`, checked; the path of a scheduler's file seen from anywhere."""
     chosen = parse_value(text) if text is not None else given.get("scheduler")
     if chosen is not None:
-        from mae_helpers.sweep import workers
+        from mae_helpers.sweep.workers import check
 
-        workers.check(chosen)
+        check(chosen)
     return str(Path(chosen).resolve()) if isinstance(chosen, str) and "://" not in chosen else chosen
 
 
@@ -88,26 +87,17 @@ class Run:
 
         from mae_helpers.run import tables  # all above is said without PyTorch
 
-        self.data, self.tables = tables.data_fingerprint(profile), tables.folder(profile, results)
+        self.made_from, self.tables = tables.made_from(profile), tables.folder(profile, results)
         self.executed = out / "executed" / profile.name
 
     def fingerprint(self, path: Path) -> str:
         """What decides this chapter's content now."""
-        return notebooks.fingerprint(path, self.profile, self.parameters[path], self.data, self.tables)
+        return notebooks.fingerprint(path, self.profile, self.parameters[path], self.made_from["data"], self.tables)
 
     def is_current(self, path: Path) -> bool:
         """Whether the chapter's executed copy is whole and shows what it would show now."""
-        return notebooks.is_current(self.executed / path.name, self.profile.name, self.fingerprint(path), self.tables)
-
-    def about(self) -> dict[str, object]:
-        """What `run.json` says of the run as a whole."""
-        from mae_helpers.encoder.weights import checkpoint_hashes
-        from mae_helpers.profile.machine import pick_device
-        from mae_helpers.run.tables import provenance
-
-        device, hashes = str(pick_device(self.device)), checkpoint_hashes(self.profile)
-        about = {"profile": self.profile.name, "device": device, "data": self.data, "checkpoints": hashes}
-        return about | {"provenance": provenance()}
+        copy, name = self.executed / path.name, self.profile.name
+        return notebooks.complaint(copy, name, self.tables, self.fingerprint(path)) is None
 
     def chapter(self, path: Path, display: Display, threads: int, about: dict) -> str | None:
         """Run one chapter unless it is current; returns what went wrong, if anything did."""
@@ -138,21 +128,26 @@ class Run:
         The longest come first, then those that read the others' tables, last what reads how they ran. Nothing already
         computed is lost.
         """
-        stale = [path for path in self.paths if not self.is_current(path)]
-        current = len(self.paths) - len(stale)
+        from mae_helpers.run.tables import provenance
+
+        current = sum(map(self.is_current, self.paths))
         print(f"{self.profile.name}: {current} of {len(self.paths)} notebooks are up to date", file=sys.stderr)
-        if not stale:
+        if current == len(self.paths):
             return True
         check_inputs(self.profile, self.device)
-        last = [path for path in self.paths if notebooks.has_tag(path, notebooks.READS_RUN)]
-        readers = [path for path in self.paths if notebooks.has_tag(path, notebooks.READS_TABLES)]
-        others = {*self.paths} - {*readers} - {*last}
-        rounds = (sorted(others, key=lambda path: (-notebooks.usual_seconds(path), path)), readers, last)
-        threads, about = max(1, (os.cpu_count() or 1) // jobs), self.about()
-        with Display() as display, ThreadPoolExecutor(jobs) as pool:
-            run = partial(self.chapter, display=display, threads=threads, about=about)
+        rounds: list[list[Path]] = [[], [], []]
+        for path in sorted(self.paths, key=lambda path: (-notebooks.usual_seconds(path), path)):
+            tags = notebooks.tags(*notebooks.read(path)["cells"])
+            turn = 2 if notebooks.READS_RUN in tags else 1 if notebooks.READS_TABLES in tags else 0
+            rounds[turn].append(path)
+        threads = max(1, (os.cpu_count() or 1) // jobs)
+        about, display, failures = self.made_from | provenance(self.profile, self.device), Display(), []
+        with ThreadPoolExecutor(jobs) as pool:
             try:
-                failures = [failure for chapters in rounds for failure in pool.map(run, chapters) if failure]
+                for paths in rounds:
+                    chapters = [pool.submit(self.chapter, path, display, threads, about) for path in paths]
+                    display.wait(chapters)
+                    failures += [failure for chapter in chapters if (failure := chapter.result())]
             except KeyboardInterrupt:
                 print("stopped: what was finished is kept", file=sys.stderr, flush=True)
                 os._exit(130)  # at once: threads would be waited for, and the notebooks' processes end with us
@@ -182,12 +177,10 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--profile", default="demo", help="demo, paper, or a YAML file (default: demo)")
     parser.add_argument("-p", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"), help="set a parameter")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: auto)")
-    parser.add_argument(
-        "--jobs", type=int, help="chapters to run side by side (default: 2 on a CPU, 1 with a GPU or workers)"
-    )
-    parser.add_argument(
-        "--scheduler", help="a number of local workers, or the address of a Dask cluster (default: none)"
-    )
+    jobs = "chapters to run side by side (default: 2 on a CPU, 1 with a GPU or workers)"
+    parser.add_argument("--jobs", type=int, help=jobs)
+    where = "a number of local workers, or the address of a Dask cluster (default: none)"
+    parser.add_argument("--scheduler", help=where)
     parser.add_argument("--out", type=Path, default=ROOT / "_build", help="folder of executed notebooks and the site")
     parser.add_argument("--results", help="folder of the tables (default: results/)")
     parser.add_argument("--no-book", action="store_true", help="run the notebooks only")
@@ -207,10 +200,6 @@ def main(arguments: list[str] | None = None) -> int:
             print("no book was built: a chapter failed", file=sys.stderr)
             return 1
         return 0 if build_book(run, out, required=not options.notebooks) else 1
-    except (ValueError, OSError, site.BookError) as error:
+    except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,50 +1,32 @@
 """What the terminal shows while chapters run: one live line of all that are running, a plain line for each that ended."""
 
 import sys
-import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
+from concurrent.futures import Future, wait
 from contextlib import contextmanager
 from pathlib import Path
+from threading import Lock
 
 
 class Display:
-    """Follows running chapters by the files that their kernels write their progress to."""
+    """The chapters that are running: of each, the file that its kernel writes its progress to, and when it began."""
 
     def __init__(self) -> None:
         self.running: dict[str, tuple[Path, float]] = {}
-        self.lock, self.done = threading.Lock(), threading.Event()
-        self.live = sys.stderr.isatty()
-        self.thread = threading.Thread(target=self._watch, daemon=True)
+        self.lock, self.live = Lock(), sys.stderr.isatty()
 
     def _print(self, text: str, end: str = "\n") -> None:
         print(("\r\033[K" if self.live else "") + text, end=end, file=sys.stderr, flush=True)
 
-    def _watch(self) -> None:
-        while not self.done.wait(0.5):
-            with self.lock:
-                parts = [
-                    f"{title} {file.read_text() if file.exists() else 'starting'} {clock(began)}"
-                    for title, (file, began) in self.running.items()
-                ]
-                if self.live and parts:
-                    self._print("  |  ".join(parts), end="")
-
-    def __enter__(self) -> "Display":
-        self.thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.done.set()
-        self.thread.join()
-
     @contextmanager
     def following(self, title: str, file: Path) -> Iterator[None]:
-        """Show a chapter while it runs, and at the end how long it took."""
+        """Count a chapter among those that are running, and say at the end how long it took."""
         began, word = time.monotonic(), "failed"
-        self.running[title] = (file, began)
-        if not self.live:
-            self._print(f"{title}  started")
+        with self.lock:
+            self.running[title] = (file, began)
+            if not self.live:
+                self._print(f"{title}  started")
         try:
             yield
             word = "done"
@@ -53,8 +35,19 @@ class Display:
                 del self.running[title]
                 self._print(f"{title}  {word}  {clock(began)}")
 
+    def wait(self, chapters: Collection[Future]) -> None:
+        """Until all `chapters` have ended: on a terminal, the live line anew every half second."""
+        while wait(chapters, timeout=0.5).not_done:
+            with self.lock:
+                parts = [
+                    f"{title} {file.read_text() if file.exists() else 'starting'} {clock(began)}"
+                    for title, (file, began) in self.running.items()
+                ]
+                if self.live and parts:
+                    self._print("  |  ".join(parts), end="")
+
 
 def clock(began: float) -> str:
     """Minutes and seconds since `began` (monotonic)."""
-    seconds = int(time.monotonic() - began)
-    return f"{seconds // 60}:{seconds % 60:02d}"
+    minutes, seconds = divmod(int(time.monotonic() - began), 60)
+    return f"{minutes}:{seconds:02d}"

@@ -36,7 +36,7 @@ KILLED = 138  # papermill's status where the notebook's process is gone
 
 
 class NotebookError(ValueError):
-    """A notebook, or a parameter of one, that cannot be run: the message names it and the remedy."""
+    """A notebook, a parameter of one, or the pages of all, that cannot be run or built: the message says what to do."""
 
 
 def read(path: Path) -> dict:
@@ -53,15 +53,15 @@ def written(notebook: dict) -> str:
     return json.dumps(notebook | {"cells": cells}, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
 
 
-def tags(cell: dict) -> list[str]:
-    """A cell's tags."""
-    return cell["metadata"].get("tags", [])
+def tags(*cells: dict) -> set[str]:
+    """The tags of cells."""
+    return {tag for cell in cells for tag in cell["metadata"].get("tags", [])}
 
 
 def find(names: list[str], folder: Path = NOTEBOOKS) -> list[Path]:
     """The chapters called by number (`03`), by stem or by path, in order; all where no name is given."""
     known = sorted(folder.glob("[0-9]*.ipynb"))
-    chosen = set() if names else {*known}
+    chosen = {*known} if not names else set()
     for name in names:
         stem = Path(name).stem
         called = [path for path in known if path.stem == stem or path.stem.split("_")[0] == stem.zfill(2)]
@@ -83,17 +83,15 @@ def choose_parameters(
 ) -> dict[Path, dict[str, object]]:
     """The parameters that each notebook takes: those `given` over a profile's `defaults`.
 
-    NotebookError for one that is given and that none of them knows, a default that no notebook knows, one that is the
+    ValueError for one that is given and that none of them knows, a default that no notebook knows, one that is the
     run's own, or one of another kind than its defaults are (see `check_parameter`).
     """
     known = {path: parameters_of(path) for path in paths}
-    everything = sorted(set().union(*known.values()))
+    taken = sorted(set().union(*known.values()))
     for name in given:
-        if name not in everything:
-            raise NotebookError(
-                f"parameter {name!r} is unknown to {', '.join(path.stem for path in paths)}; "
-                f"they take {', '.join(everything)}"
-            )
+        if name not in taken:
+            stems = ", ".join(path.stem for path in paths)
+            raise NotebookError(f"parameter {name!r} is unknown to {stems}; they take {', '.join(taken)}")
         if name in OPTIONS:
             raise NotebookError(f"parameter {name!r} is that of the whole run; use the option {OPTIONS[name]} for it")
     values, folder = (defaults or {}) | given, paths[0].parent if paths else NOTEBOOKS
@@ -101,22 +99,12 @@ def choose_parameters(
     for name, value in values.items():
         usual = [parameters[name] for parameters in every if name in parameters]
         if usual:
-            try:
-                check_parameter(name, value, usual, "parameter" if name in given else "the profile's parameter")
-            except ValueError as error:
-                raise NotebookError(str(error)) from None
+            check_parameter(name, value, usual, "parameter" if name in given else "the profile's parameter")
         elif name not in (*OPTIONS, *HOW):
             close = difflib.get_close_matches(name[:80], set().union(*every), n=1)
-            raise NotebookError(
-                f"the profile's parameter {shown(name)} is unknown to every notebook; "
-                + (f"did you mean {close[0]!r}?" if close else "leave it out")
-            )
+            remedy = f"did you mean {close[0]!r}?" if close else "leave it out"
+            raise NotebookError(f"the profile's parameter {shown(name)} is unknown to every notebook; {remedy}")
     return {path: {name: value for name, value in values.items() if name in known[path]} for path in paths}
-
-
-def has_tag(path: Path, tag: str) -> bool:
-    """Whether a cell of the notebook has a tag, such as READS_TABLES or READS_RUN."""
-    return any(tag in tags(cell) for cell in read(path)["cells"])
 
 
 def usual_seconds(path: Path) -> float:
@@ -128,9 +116,13 @@ def modules(path: Path) -> list[str]:
     """The modules of ours that a notebook's code cells import."""
     sources = [cell["source"] for cell in read(path)["cells"] if cell["cell_type"] == "code"]
     code = re.sub(r"(?m)^(\s*)[%!].*", r"\1pass", "\n".join(sources))  # what only IPython understands
-    places = {name: CODE.parent.joinpath(*name.split(".")) for name in imports(code, "")}
-    ours = {name: place for name, place in places.items() if CODE in (place, *place.parents)}
+    ours = {name: CODE.parent.joinpath(*name.split(".")) for name in imports(code, "") if name.startswith(CODE.name)}
     return sorted(name for name, place in ours.items() if place.is_dir() or place.with_suffix(".py").exists())
+
+
+def sha256(path: Path) -> str:
+    """The SHA-256 of a file; empty where there is none."""
+    return hashlib.sha256(path.read_bytes()).hexdigest() if path.exists() else ""
 
 
 def fingerprint(
@@ -145,20 +137,16 @@ def fingerprint(
     what = {name: value for name, value in parameters.items() if name not in HOW}
     parts = [data, code_behind(*imported).digest if imported else "", json.dumps(what, sort_keys=True)]
     parts += [json.dumps([cell["cell_type"], cell["source"], cell["metadata"]], sort_keys=True) for cell in cells]
-    read_by = {tag for cell in cells for tag in tags(cell)}
     beside = [names for start, names in BESIDE.items() if any(name.startswith(start) for name in imported)]
     files = [profile.path, *(file for names in beside for name in names for file in sorted(CODE.glob(name)))]
-    if tables and READS_TABLES in read_by:
+    if tables and READS_TABLES in tags(*cells):
         files += [file for file in sorted(tables.glob("*.csv")) if file.name not in WRITTEN_LATER]
-    if READS_BENCHMARKS in read_by:
+    if READS_BENCHMARKS in tags(*cells):
         files += sorted(BENCHMARKS.glob("*.csv"))
-    if tables and READS_RUN in read_by and (tables / "run.json").exists():
+    if tables and READS_RUN in tags(*cells) and (tables / "run.json").exists():
         ran = json.loads((tables / "run.json").read_text()).get("notebooks", {})
         parts.append(json.dumps({name: entry for name, entry in ran.items() if name != path.stem}))
-    digest = hashlib.sha256("\0".join(parts).encode())
-    for file in files:
-        digest.update(file.read_bytes())
-    return digest.hexdigest()
+    return hashlib.sha256("\0".join([*parts, *map(sha256, files)]).encode()).hexdigest()
 
 
 def figures(notebook: dict) -> Iterator[tuple[str, dict, list[str]]]:
@@ -172,14 +160,14 @@ def figures(notebook: dict) -> Iterator[tuple[str, dict, list[str]]]:
 def digests(notebook: dict, tables: Path) -> dict[str, str]:
     """The SHA-256 of each file behind a notebook's figures as it is now; empty for one that is not there."""
     names = {name for *_, data in figures(notebook) for name in data} - WRITTEN_LATER
-    files = {name: tables / name for name in sorted(names)}
-    return {name: hashlib.sha256(at.read_bytes()).hexdigest() if at.exists() else "" for name, at in files.items()}
+    return {name: sha256(tables / name) for name in sorted(names)}
 
 
-def complaint(path: Path, profile: str, tables: Path | None = None) -> str | None:
+def complaint(path: Path, profile: str, tables: Path | None = None, wanted: str | None = None) -> str | None:
     """Why an executed notebook may not go into a book of `profile`, or None where it may.
 
-    With `tables`, the folder of its tables, these must be as its run left them.
+    With `tables`, the folder of its tables, these must be as its run left them; and with `wanted`, a `fingerprint`, it
+    must have been made from what that describes.
     """
     if not path.exists():
         return f"{path.stem} was not run"
@@ -187,6 +175,8 @@ def complaint(path: Path, profile: str, tables: Path | None = None) -> str | Non
     mark = notebook["metadata"].get(MARK, {})
     if mark.get("profile") != profile:
         return f"{path.stem} was run on the profile {mark.get('profile')!r}, not {profile!r}"
+    if wanted and mark.get("fingerprint") != wanted:
+        return f"{path.stem} was made from something else; run it again"
     for cell in notebook["cells"]:
         if cell["cell_type"] != "code" or not cell["source"].strip():
             continue
@@ -199,29 +189,24 @@ def complaint(path: Path, profile: str, tables: Path | None = None) -> str | Non
     return f"{path.stem}: {', '.join(changed)} is not what its run wrote; run it again" if changed else None
 
 
-def is_current(path: Path, profile: str, digest: str, tables: Path | None = None) -> bool:
-    """Whether an executed notebook is whole, has its tables, and was made from what `fingerprint` describes."""
-    return not complaint(path, profile, tables) and read(path)["metadata"][MARK].get("fingerprint") == digest
+KERNEL = {  # this interpreter, whatever kernels are installed; its notes on transport and shutdown are no news
+    "argv": [
+        *(sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}", "--IPKernelApp.log_level=CRITICAL"),
+        "--IPKernelApp.exec_lines=from mae_helpers.run import usage; usage.begin(); del usage",
+    ],
+    "display_name": "Python 3",
+    "language": "python",
+}
 
 
-def _kernel() -> str:
-    """A kernel that is this interpreter, whatever kernels are installed: its `kernel.json`."""
-    argv = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
-    argv += ["--IPKernelApp.log_level=CRITICAL"]  # its notes on transport and shutdown are no news to a reader
-    argv += ["--IPKernelApp.exec_lines=from mae_helpers.run import usage; usage.begin(); del usage"]
-    return json.dumps({"argv": argv, "display_name": "Python 3", "language": "python"})
-
-
-def _trouble(copy: dict | None, done: subprocess.CompletedProcess) -> str:
+def _trouble(copy: dict, done: subprocess.CompletedProcess) -> str:
     """What went wrong in a run of papermill, in a line."""
     if done.returncode == KILLED or done.returncode < 0:
         return (
             "its process was killed, most often for want of memory: give it fewer images or a smaller "
             "`compute.batch_size`, or run one chapter at a time (--jobs 1)"
         )
-    errors = [
-        output for cell in (copy or {}).get("cells", []) for output in cell.get("outputs", []) if "ename" in output
-    ]
+    errors = [output for cell in copy["cells"] for output in cell.get("outputs", []) if "ename" in output]
     said = done.stderr.strip().splitlines() or [f"papermill ended with status {done.returncode}"]
     return f"{errors[-1]['ename']}: {errors[-1]['evalue']}" if errors else said[-1]
 
@@ -232,7 +217,7 @@ def execute(
     parameters: dict[str, object],
     mark: dict,
     environment: dict[str, str],
-    tables: Path | None = None,
+    tables: Path,
 ) -> None:
     """Run `source` with papermill into `target`; a failed copy goes to `failed/` beside it, and an older one stays.
 
@@ -245,18 +230,16 @@ def execute(
     with TemporaryDirectory() as folder:
         copy, values, kernel = (Path(folder) / name for name in (source.name, "values.yaml", "kernels/python3"))
         kernel.mkdir(parents=True)
-        (kernel / "kernel.json").write_text(_kernel())
+        (kernel / "kernel.json").write_text(json.dumps(KERNEL))
         values.write_text(yaml.safe_dump(parameters))
+        kernels = os.pathsep.join([folder, os.environ.get("JUPYTER_PATH", "")]).strip(os.pathsep)
         done = subprocess.run(
             [
                 *(sys.executable, "-m", "papermill", source.name, str(copy), "-f", str(values)),
                 *("--kernel", "python3", "--start-timeout", "180", "--no-progress-bar", "--log-level", "CRITICAL"),
             ],
             cwd=source.parent,
-            env=os.environ
-            | {"JUPYTER_PATH": os.pathsep.join([folder, os.environ.get("JUPYTER_PATH", "")]).strip(os.pathsep)}
-            | {usage.RUNNER: str(os.getpid())}
-            | environment,
+            env=os.environ | {"JUPYTER_PATH": kernels, usage.RUNNER: str(os.getpid())} | environment,
             stdin=subprocess.DEVNULL,
             start_new_session=True,  # Ctrl-C is for the runner alone
             capture_output=True,
@@ -264,15 +247,15 @@ def execute(
             errors="replace",
         )
         notebook = read(copy) if copy.exists() else None
-        if done.returncode:
-            if notebook:
-                write_whole(failed, written(notebook))
-            raise NotebookError(
-                f"{source.stem}: {_trouble(notebook, done)}" + (f"\n  read it in {failed}" if notebook else "")
-            )
+    if done.returncode:
+        trouble = f"{source.stem}: {_trouble(notebook or {'cells': []}, done)}"
+        if notebook:
+            write_whole(failed, written(notebook))
+            trouble += f"\n  read it in {failed}"
+        raise NotebookError(trouble)
     for cell in notebook["cells"]:
         if "injected-parameters" in tags(cell):
             cell["metadata"]["tags"] += ["hide-input"]  # folded like the other code
-    notebook["metadata"][MARK] = mark | ({"tables": digests(notebook, tables)} if tables else {})
+    notebook["metadata"][MARK] = mark | {"tables": digests(notebook, tables)}
     write_whole(target, written(notebook))
     remove(failed)

@@ -22,30 +22,25 @@ GITHUB = re.compile(r"https://github\.com/[A-Za-z0-9-]+/[A-Za-z0-9._-]+")
 CELL = "set-up"  # its id in every notebook
 
 
-def scorecard_in_short(card: pd.DataFrame, named: str) -> str:
-    """How many claims have which verdict, and those that the overview's cell `named` lists, as a Markdown table."""
-    told = ", ".join(f"{number} {verdict}" for verdict, number in card["verdict"].value_counts(sort=False).items())
-    chosen = card[[f'"{name}"' in named for name in card["id"]]]
-    rows = [f"| {row.claim} ({row.where}) | {row.here} | {row.verdict} |" for row in chosen.itertuples()]
-    head = ["| the paper says | the demo shows | verdict |", "|---|---|---|"]
-    return "\n".join([f"Of {len(card)} claims, on the demo: {told}. Ten of them:", "", *head, *rows]) + "\n"
+SET_UP = """try:
+    import mae_helpers  # noqa: F401
+except ModuleNotFoundError:
+    %pip install -q git+"""
 
 
 def update_readme(readme: Path, picture: Path, executed: Path, card: pd.DataFrame) -> None:
-    """Write the overview's drawing to `picture`, and the scorecard in short between the marks in `readme`."""
+    """Write the overview's drawing to `picture`, and in short the scorecard `card` between the marks in `readme`.
+
+    In short: how many claims have which verdict, and those that the overview lists, as a Markdown table.
+    """
     cells = {name: cell for name, cell, _ in notebooks.figures(notebooks.read(executed / "00_overview.ipynb"))}
     write_whole(picture, site.drawing(cells["fig-overview"]))
-    block = scorecard_in_short(card, cells["tab-headlines"]["source"])
+    told = ", ".join(f"{number} {verdict}" for verdict, number in card["verdict"].value_counts(sort=False).items())
+    chosen = card[[f'"{name}"' in cells["tab-headlines"]["source"] for name in card["id"]]]
+    rows = [f"| {row.claim} ({row.where}) | {row.here} | {row.verdict} |" for row in chosen.itertuples()]
+    head = ["| the paper says | the demo shows | verdict |", "|---|---|---|"]
+    block = "\n".join([f"Of {len(card)} claims, on the demo: {told}. Ten of them:", "", *head, *rows]) + "\n"
     write_whole(readme, BLOCK.sub(lambda old: old[1] + block + old[2], readme.read_text()))
-
-
-def set_up_cell(address: str) -> dict:
-    """A cell that does nothing where `mae_helpers` is installed, and installs it where it is not."""
-    source = (
-        f"try:\n    import mae_helpers  # noqa: F401\nexcept ModuleNotFoundError:\n    %pip install -q git+{address}"
-    )
-    about = {"execution_count": None, "metadata": {"tags": ["remove-cell"]}, "outputs": []}
-    return {"cell_type": "code", "id": CELL, "source": source} | about
 
 
 def launch(address: str, root: Path = ROOT) -> None:
@@ -64,7 +59,8 @@ def launch(address: str, root: Path = ROOT) -> None:
         notebook = notebooks.read(path)
         cells = [cell for cell in notebook["cells"] if cell["id"] != CELL]
         place = next(number for number, cell in enumerate(cells) if cell["cell_type"] == "code")
-        cells.insert(place, set_up_cell(address))
+        about = {"cell_type": "code", "id": CELL, "source": SET_UP + address, "metadata": {"tags": ["remove-cell"]}}
+        cells.insert(place, about | {"execution_count": None, "outputs": []})
         write_whole(path, notebooks.written(notebook | {"cells": cells}))
 
 
@@ -82,13 +78,12 @@ def main(arguments: list[str] | None = None) -> int:
         else:
             card = pd.read_csv(ROOT / "results" / "demo" / "scorecard.csv", keep_default_na=False)
             update_readme(ROOT / "README.md", ROOT / PICTURE, ROOT / "_build" / "executed" / "demo", card)
+        return 0
     except FileNotFoundError as error:
         print(f"error: {error.filename}: not there yet; run `make book` first", file=sys.stderr)
-        return 1
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
-        return 1
-    return 0
+    return 1
 
 
 if __name__ == "__main__":

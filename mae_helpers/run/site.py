@@ -21,26 +21,21 @@ FOLDER = "downloads"  # beside the notebooks' folder of the staged book
 SVG = "image/svg+xml"
 
 
-class BookError(RuntimeError):
-    """The site could not be built: the message holds Jupyter Book's complaints and the log's place."""
-
-
 def drawing(cell: dict) -> str | None:
     """The SVG that a cell drew, or None where it drew nothing."""
     return next(("".join(output["data"][SVG]) for output in cell["outputs"] if SVG in output.get("data", {})), None)
 
 
-def _is_folded(cell: dict) -> bool:
-    return cell["cell_type"] == "code" and "hide-input" in notebooks.tags(cell)
-
-
 def folded_together(cells: Iterable[dict]) -> list[dict]:
     """The cells, where folded ones that show nothing stand in one fold with the next: parameters, imports, a figure."""
     kept: list[dict] = []
+    empty = False  # whether the last is a folded one that shows nothing
     for cell in cells:
-        if kept and _is_folded(cell) and _is_folded(kept[-1]) and not kept[-1]["outputs"]:
+        folded = cell["cell_type"] == "code" and "hide-input" in notebooks.tags(cell)
+        if empty and folded:
             cell = cell | {"source": f"{kept.pop()['source']}\n\n{cell['source']}"}
         kept.append(cell)
+        empty = folded and not cell["outputs"]
     return kept
 
 
@@ -49,22 +44,18 @@ def page(notebook: dict, tables: Path) -> tuple[dict, dict[Path, bytes]]:
 
     `tables` is the run's folder of CSV files. The places count from the staged book's root.
     """
-    cells, files = [], {}
-    links = {id(cell): (name, data) for name, cell, data in notebooks.figures(notebook)}
-    for cell in notebook["cells"]:
-        cells.append(cell)
-        if id(cell) not in links:
-            continue
-        name, data = links[id(cell)]
+    cells, files = folded_together(notebook["cells"]), {}
+    for name, cell, data in notebooks.figures({"cells": list(cells)}):
         picture = drawing(cell)
         linked = {f"{name}.svg": picture.encode()} if picture else {}
         linked |= {file: (tables / file).read_bytes() for file in data}
         if linked:
             line = " · ".join(f"{{download}}`{file} <../{FOLDER}/{file}>`" for file in linked)
             text = f"{{.downloads}}\nDownload: {line}"
-            cells.append({"cell_type": "markdown", "id": f"{name}-downloads", "metadata": {}, "source": text})
+            links = {"cell_type": "markdown", "id": f"{name}-downloads", "metadata": {}, "source": text}
+            cells.insert(cells.index(cell) + 1, links)
         files |= {Path(FOLDER) / file: content for file, content in linked.items()}
-    return notebook | {"cells": folded_together(cells)}, files
+    return notebook | {"cells": cells}, files
 
 
 def banner(profile: Profile) -> str:
@@ -104,7 +95,7 @@ def stage(files: dict[Path, bytes], source: Path) -> str:
 
 
 def build(profile: Profile, executed: Path, tables: Path, out: Path, root: Path = ROOT) -> bool:
-    """Build `out/html/index.html`; returns False where it was up to date. BookError where Jupyter Book complains."""
+    """Build `out/html/index.html`; returns False where it was up to date. NotebookError where Jupyter Book complains."""
     source, stamp, log = out / "source", out / "html" / ".built-from", out / "book.log"
     digest = stage(sources(profile, executed, tables, root), source)
     if stamp.exists() and stamp.read_text() == digest:
@@ -118,7 +109,9 @@ def build(profile: Profile, executed: Path, tables: Path, out: Path, root: Path 
     log.write_text(done.stdout + done.stderr)
     if done.returncode:
         said = [line for line in log.read_text().splitlines() if any(w in line for w in ("WARNING", "ERROR", "rror:"))]
-        raise BookError("\n".join(["Jupyter Book did not accept the pages:", *said[:20], f"the whole log: {log}"]))
+        raise notebooks.NotebookError(
+            "\n".join(["Jupyter Book did not accept the pages:", *said[:20], f"the whole log: {log}"])
+        )
     shutil.rmtree(out / "html", ignore_errors=True)
     shutil.copytree(work / "_build" / "html", out / "html")
     for path in executed.glob("[0-9]*.ipynb"):  # what a page's button downloads is the notebook as it was run

@@ -9,8 +9,6 @@ from sphinx.application import Sphinx
 from sphinx.transforms import SphinxTransform
 from sphinx.writers.html5 import HTML5Translator
 
-PREFIX = "tab-"
-
 
 class captioned_table(nodes.figure):
     """The output of a cell that counts among the tables."""
@@ -23,9 +21,8 @@ class TablesAmongFigures(SphinxTransform):
 
     def apply(self, **_: object) -> None:
         """Replace them in this document."""
-        for figure in list(self.document.findall(nodes.figure)):
-            if not any(name.startswith(PREFIX) for name in figure["names"]):
-                continue
+        figures = self.document.findall(nodes.figure)
+        for figure in [one for one in figures if any(name.startswith("tab-") for name in one["names"])]:
             if all(isinstance(child, nodes.caption | nodes.legend) for child in figure.children):
                 figure.parent.remove(figure)
                 continue

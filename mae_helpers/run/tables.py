@@ -12,11 +12,13 @@ from pathlib import Path
 
 import pandas as pd
 
-from mae_helpers.encoder.weights import WEIGHTS, identity
+from mae_helpers.encoder.weights import WEIGHTS, checkpoint_hashes, identity
 from mae_helpers.images import sets as images
 from mae_helpers.perturbations import imagenet_c
 from mae_helpers.profile.files import WAIT, claim, write_whole
+from mae_helpers.profile.machine import pick_device
 from mae_helpers.profile.settings import ROOT, Profile
+from mae_helpers.sweep.current import LIBRARIES
 
 COLUMNS = {
     name: columns.split()
@@ -59,11 +61,9 @@ COLUMNS = {
         "scorecard": "claim where paper here difference tolerance verdict note",
     }.items()
 }
-COLUMNS |= {
-    f"pictured_{what}": ["image", "class", "label"] for what in ("blur", "occlusion", "corruptions", "reconstructions")
-}
-PACKAGES = ("torch", "timm", "numpy", "scipy", "scikit-learn", "scikit-image", "opencv-python-headless")
-PACKAGES += ("imagecorruptions-imaug", "openTSNE", "pandas", "matplotlib", "seaborn")
+PICTURED = ("blur", "occlusion", "corruptions", "reconstructions")
+COLUMNS |= {f"pictured_{what}": ["image", "class", "label"] for what in PICTURED}
+PACKAGES = (*LIBRARIES, "matplotlib", "seaborn")
 
 
 def folder(profile: Profile, results: str | Path | None = None) -> Path:
@@ -140,15 +140,15 @@ def read_table(name: str, where: Path, made_from: dict[str, str] | None = None) 
     if not path.exists():
         raise FileNotFoundError(f"{path}: not there yet; run the chapter that writes {name!r} first")
     content = path.read_bytes()
-    if made_from is not None:
-        entry = _record(where).get("tables", {}).get(name, {})
-        for key, expected in (made_from | {"sha256": hashlib.sha256(content).hexdigest()}).items():
-            if entry.get(key) != expected:
-                words = {"sha256": "not as it was written"}.get(key, f"made from another {key}")
-                raise ValueError(
-                    f"{path}: {words} ({str(entry.get(key))[:12]!r} instead of {expected[:12]!r}); "
-                    "run the chapter that writes it again, or choose another results folder"
-                )
+    entry = _record(where).get("tables", {}).get(name, {})
+    wanted = made_from | {"sha256": hashlib.sha256(content).hexdigest()} if made_from else {}
+    for key, value in wanted.items():
+        if entry.get(key) != value:
+            what = "not as it was written" if key == "sha256" else f"made from another {key}"
+            raise ValueError(
+                f"{path}: {what} ({str(entry.get(key))[:12]!r} instead of {value[:12]!r}); "
+                "run the chapter that writes it again, or choose another results folder"
+            )
     return pd.read_csv(BytesIO(content))
 
 
@@ -161,12 +161,11 @@ def git_commit() -> str:
         return "unknown"
 
 
-def provenance() -> dict:
-    """What computed this: Python, packages, machine and commit."""
-    packages = {name: version(name) for name in PACKAGES}
-    return {"python": platform.python_version(), "machine": platform.machine(), "commit": git_commit()} | {
-        "packages": packages
-    }
+def provenance(profile: Profile, device: str) -> dict:
+    """What computes this: the device, the profile's checkpoints, and of Python, packages and code which they are."""
+    code = {"python": platform.python_version(), "machine": platform.machine(), "commit": git_commit()}
+    code |= {"packages": {name: version(name) for name in PACKAGES}}
+    return {"device": str(pick_device(device)), "checkpoints": checkpoint_hashes(profile), "provenance": code}
 
 
 def record_run(where: Path, notebook: str, entry: dict, **run: object) -> None:
@@ -189,10 +188,7 @@ def read_run(where: Path) -> dict:
 
 def run_table(run: dict, without: str = "") -> pd.DataFrame:
     """What each chapter of a run took, from `read_run`: chapter, seconds, peak_memory_mb, peak_gpu_memory_mb, seed."""
-    keys = ("seconds", "peak_memory_mb", "peak_gpu_memory_mb")
-    rows = [
-        {"chapter": name} | {key: entry.get(key) for key in keys} | {"seed": entry["parameters"].get("seed")}
-        for name, entry in sorted(run["notebooks"].items())
-        if name != without
-    ]
-    return pd.DataFrame(rows).dropna(axis="columns", how="all")
+    entries = [{"chapter": name} | entry for name, entry in sorted(run["notebooks"].items()) if name != without]
+    table = pd.json_normalize(entries).rename(columns={"parameters.seed": "seed"})
+    columns = ["chapter", "seconds", "peak_memory_mb", "peak_gpu_memory_mb", "seed"]
+    return table[[name for name in columns if name in table]]

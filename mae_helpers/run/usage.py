@@ -5,29 +5,25 @@ import json
 import os
 import resource
 import sys
-import threading
 import time
 from pathlib import Path
+from threading import Thread
 
 USAGE_FILE = "MAE_HELPERS_USAGE"  # environment variables: where a runner reads it
 RUNNER = "MAE_HELPERS_RUNNER"  # the runner's process
 
 
-def _peak_memory() -> int:
-    """The largest resident memory of this process, in bytes.
-
-    Linux keeps it in /proc; `getrusage` there counts what the parent had before it started this process, too.
-    """
-    status = Path("/proc/self/status")
-    if status.exists():
-        line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
-        return int(line.split()[1]) * 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # in bytes on macOS
-
-
 def peaks() -> dict[str, float]:
     """Peak memory of this process so far in MB: `peak_memory_mb`, and `peak_gpu_memory_mb` where PyTorch used a GPU."""
-    peak = {"peak_memory_mb": round(_peak_memory() / 2**20, 1)}
+    status = Path(
+        "/proc/self/status"
+    )  # Linux: `getrusage` there counts what the parent had before it began this one, too
+    if status.exists():
+        line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
+        memory = int(line.split()[1]) * 1024
+    else:
+        memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # in bytes on macOS
+    peak = {"peak_memory_mb": round(memory / 2**20, 1)}
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_initialized():
         peak["peak_gpu_memory_mb"] = round(torch.cuda.max_memory_allocated() / 2**20, 1)
@@ -48,4 +44,4 @@ def begin() -> None:
     if file := os.environ.get(USAGE_FILE):
         atexit.register(lambda: Path(file).write_text(json.dumps(peaks())))
     if runner := os.environ.get(RUNNER):
-        threading.Thread(target=_end_with, args=(int(runner),), daemon=True).start()
+        Thread(target=_end_with, args=(int(runner),), daemon=True).start()
