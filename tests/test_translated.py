@@ -1,0 +1,185 @@
+"""Checkpoints as people have them: each layout loads to the outputs of the model that it was saved from."""
+
+import json
+
+import pytest
+import torch
+import transformers
+from conftest import TINY, make_vit
+from safetensors.torch import save_file
+
+from mae_helpers.encoder.vit import CheckpointError
+from mae_helpers.encoder.weights import load_model
+from mae_helpers.profile.settings import load_profile
+
+IMAGES = torch.randn(3, 3, 32, 32, generator=torch.Generator().manual_seed(2))
+SIZES = {
+    "hidden_size": 24,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+    "intermediate_size": 48,
+    "image_size": 32,
+    "patch_size": 8,
+    "id2label": {number: str(number) for number in range(5)},
+}
+DECODER = {"decoder_hidden_size": 16, "decoder_num_hidden_layers": 1, "decoder_num_attention_heads": 2}
+DECODER |= {"decoder_intermediate_size": 32, "mask_ratio": 0.0}
+
+
+def all_patches(model):
+    return model(IMAGES, noise=torch.arange(16.0).repeat(3, 1)).last_hidden_state  # sorted, so that none is shuffled
+
+
+HUGGING_FACE = {  # what saves it, its configuration, its output, and what of it the book leaves aside
+    "ViTModel": ({}, lambda model: model(IMAGES).last_hidden_state, "pooler (2)"),
+    "ViTForImageClassification": ({}, lambda model: model(IMAGES).logits, None),
+    "ViTMAEModel": (DECODER, all_patches, None),
+    "ViTMAEForPreTraining": (DECODER, lambda model: all_patches(model.vit), "decoder (24)"),
+    "Dinov2Model": ({}, lambda model: model(IMAGES).last_hidden_state, None),
+    "Dinov2WithRegistersModel": ({}, lambda model: model(IMAGES).last_hidden_state, None),
+}
+
+
+@pytest.fixture
+def loaded(tiny_profile):
+    """A function that loads the only model of a profile, from a checkpoint."""
+
+    def load(checkpoint, **arguments):
+        model = {"checkpoint": str(checkpoint)} | ({"arguments": TINY | arguments} if arguments else {})
+        return load_model(load_profile(tiny_profile(models={"mine": model})), "mine")
+
+    return load
+
+
+def shaken(model):
+    """A model with weights large enough for every one of them to matter."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        for parameter in model.parameters():
+            parameter.data.add_(0.1 * torch.randn_like(parameter))
+    return model.eval()
+
+
+@pytest.mark.parametrize("file", ["model.safetensors", "pytorch_model.bin"])
+@pytest.mark.parametrize("name", HUGGING_FACE)
+@torch.no_grad()
+def test_a_folder_of_hugging_faces_gives_the_outputs_of_its_own_class(loaded, tmp_path, name, file):
+    settings, output, aside = HUGGING_FACE[name]
+    kind = getattr(transformers, name)
+    model = shaken(kind(kind.config_class(**SIZES | settings)))
+    model.save_pretrained(tmp_path / "saved")
+    if file.endswith(".bin"):
+        (tmp_path / "saved" / "model.safetensors").unlink()
+        torch.save(model.state_dict(), tmp_path / "saved" / file)
+    vit, expected = loaded(tmp_path / "saved"), output(model)
+    found = vit(IMAGES) if vit.num_classes else vit.forward_features(IMAGES)
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+    assert "Hugging Face's names" in vit.loaded
+    assert [told for told in vit.loaded if told.startswith("not used: ")] == ([f"not used: {aside}"] if aside else [])
+
+
+def test_a_folder_has_the_normalisation_of_its_own(loaded, tmp_path):
+    from mae_helpers.encoder.weights import normalisation
+    from mae_helpers.profile.settings import Model
+
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps({"image_mean": [0.5] * 3, "image_std": [0.2] * 3}))
+    assert normalisation(Model(checkpoint=str(tmp_path))) == ([0.5] * 3, [0.2] * 3)
+    assert normalisation(Model(checkpoint=str(tmp_path), mean=[0.1] * 3)) == ([0.1] * 3, [0.2] * 3)
+
+
+@pytest.mark.parametrize(
+    ("config", "told"),
+    [
+        ({"model_type": "swin"}, "describes a 'swin'; vit, vit_mae, dinov2 and dinov2_with_registers are understood"),
+        ({"model_type": "dinov2", "use_swiglu_ffn": True}, "only GELU in a plain MLP is understood"),
+        ({"model_type": "vit"}, "KeyError: 'hidden_size'"),
+        (None, "No such file"),
+    ],
+)
+def test_a_folder_that_describes_no_vit_of_this_kind_is_refused(loaded, tmp_path, config, told):
+    (tmp_path / "saved").mkdir()
+    if config is not None:
+        (tmp_path / "saved" / "config.json").write_text(json.dumps(config))
+    with pytest.raises(CheckpointError, match=told) as caught:
+        loaded(tmp_path / "saved")
+    assert str(caught.value).startswith(f"{tmp_path / 'saved' / 'config.json'}: ")
+
+
+# What training code saves
+
+
+def under(prefix, weights):
+    return {prefix + key: value for key, value in weights.items()}
+
+
+NOISE = {"weight": torch.zeros(2), "bias": torch.zeros(2)}
+ENCODER = {  # of an encoder's own tensors
+    "timm's average": lambda own: {"state_dict": under("x.", NOISE), "state_dict_ema": own, "epoch": 3},
+    "DINO": lambda own: {
+        "student": under("module.backbone.", own) | {"module.head.last_layer.weight_g": torch.ones(3)},
+        "teacher": under("backbone.", own) | under("head.mlp.0.", NOISE),
+        "args": {"lr": 0.1},
+    },
+    "iBOT's mask": lambda own: {"state_dict": own | {"masked_embed": torch.zeros(1, 24)}},
+    "MoCo-v3": lambda own: {
+        "state_dict": under("module.base_encoder.", own) | under("module.momentum_encoder.", own | NOISE)
+    },
+    "Lightning": lambda own: {"state_dict": under("model.encoder.", own) | under("loss.", NOISE), "callbacks": {}},
+    "DistributedDataParallel": lambda own: under("module.", own),
+    "MAE with optimizer and scaler": lambda own: {
+        "model": own | {"mask_token": torch.zeros(1, 1, 16), "decoder_embed.weight": torch.zeros(16, 24)},
+        "optimizer": {"state": {0: {"step": torch.tensor(1.0)}}},
+        "scaler": {"scale": 1.0},
+        "epoch": 2,
+    },
+    "a linear probe's head": lambda own: {
+        "model": own | {"head.0.running_mean": torch.zeros(24), "head.1.weight": torch.zeros(5, 24)}
+    },
+    "a head of a thousand classes": lambda own: {"model": own | {"head.weight": torch.zeros(1000, 24)}},
+}
+
+
+@pytest.mark.parametrize("layout", ENCODER)
+@torch.no_grad()
+def test_an_encoder_is_found_in_whatever_training_code_saves(loaded, tmp_path, layout):
+    encoder = make_vit(0, num_classes=0)
+    torch.save(ENCODER[layout](encoder.state_dict()), tmp_path / "saved.pth")
+    found = loaded(tmp_path / "saved.pth", num_classes=0)
+    assert torch.equal(found.forward_features(IMAGES), encoder.forward_features(IMAGES))
+    assert all(
+        token in "; ".join(found.loaded) for token in {"DINO": ["head (2)"], "Lightning": ["loss (2)"]}.get(layout, [])
+    )
+
+
+@torch.no_grad()
+def test_dinov2s_own_names_for_registers_are_translated(loaded, tmp_path):
+    vit = make_vit(0, num_classes=0, reg_tokens=2, no_embed_class=True, init_values=0.1)
+    weights = vit.state_dict()
+    cls, position = weights.pop("cls_token"), torch.full((1, 1, 24), 0.25)
+    weights["register_tokens"] = weights.pop("reg_token")
+    weights |= {"cls_token": cls - position, "pos_embed": torch.cat([position, weights["pos_embed"]], 1)}
+    torch.save(weights | {"mask_token": torch.zeros(1, 24)}, tmp_path / "saved.pth")
+    found = loaded(tmp_path / "saved.pth", num_classes=0, reg_tokens=2, no_embed_class=True, init_values=0.1)
+    torch.testing.assert_close(found.forward_features(IMAGES), vit.forward_features(IMAGES), rtol=1e-5, atol=1e-5)
+
+
+# What is refused
+
+
+@pytest.mark.parametrize(
+    ("changed", "told"),
+    [
+        (lambda own: own | {"blocks.0.attn.strange": torch.zeros(2)}, 'Unexpected key.*"blocks.0.attn.strange"'),
+        (lambda own: {key: own[key] for key in own if key != "norm.bias"}, 'Missing key.*"norm.bias"'),
+        (lambda own: under("a.", own) | under("b.", own), "it holds 2 encoders, a., b.; save one of them alone"),
+        (lambda own: {"layer1.0.conv1.weight": torch.zeros(2)}, r"no patch embedding .* 1 tensors: layer1 \(1\)"),
+    ],
+)
+def test_what_is_missing_surplus_or_twice_there_is_named(loaded, tmp_path, changed, told):
+    save_file(
+        {k: v.clone() for k, v in changed(make_vit(0, num_classes=0).state_dict()).items()}, tmp_path / "a.safetensors"
+    )
+    with pytest.raises(CheckpointError, match=told) as caught:
+        loaded(tmp_path / "a.safetensors", num_classes=0)
+    assert str(caught.value).startswith(f"{tmp_path / 'a.safetensors'}: ")
+    assert "\n" not in str(caught.value)
