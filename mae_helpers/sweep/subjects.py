@@ -20,11 +20,16 @@ from mae_helpers.profile.settings import Images, Input, Model, Profile
 
 @cache
 def open_model(profile: Profile, name: str, device: str, seed: int, compiled: bool, file: str) -> nn.Module:
-    """A model of the profile, read once a process for each identity of its `file`; see `Subject.open`."""
+    """A model of the profile, read once a process for each identity of its `file`; see `Subject.open`.
+
+    What its checkpoint took to be read, such as a decoder that is not used or positions resampled, is printed.
+    """
     if name == "random":
         model = weights.random_model(profile, "mae_pretrained", device, seed)
     else:
         model = weights.load_model(profile, name, device)
+        if model.loaded:
+            print(f"{name}: {'; '.join(model.loaded)}")
     return compile_blocks(model) if compiled else model
 
 
