@@ -212,3 +212,9 @@ def test_what_a_run_lacks_is_not_tested(name, note):
     row = judged(name, heads(10))
     assert row["verdict"] == NOT_TESTED
     assert note in row["note"]
+
+
+def test_votes_that_could_not_be_taken_are_not_tested():
+    row = judged("classes_separate.cls", separation(curve(np.nan, np.nan), curve(50, 50), token="cls"))
+    assert row["verdict"] == NOT_TESTED
+    assert "two images or more of each class" in row["note"]

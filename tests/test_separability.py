@@ -38,6 +38,16 @@ def test_separated_classes_score_high():
     assert found["chance_percent"] == pytest.approx(100 / 3)
 
 
+@pytest.mark.parametrize(
+    ("each", "patches", "voting"), [(12, 1, 10), (5, 1, 4), (2, 1, 1), (2, 3, 3), (1, 1, 0), (1, 3, 0)]
+)
+def test_no_more_neighbours_vote_than_the_smallest_class_has_in_other_images(each, patches, voting):
+    points, labels = clusters(each=each * patches, classes=10, width=10, apart=50)
+    found = separability(points, labels, np.arange(len(points)) // patches)
+    assert found["neighbours"] == voting
+    assert found["knn_percent"] == 100 if voting else np.isnan(found["knn_percent"])
+
+
 def test_chance_is_the_share_of_the_largest_class():
     labels = np.array(["a"] * 30 + ["b"] * 10)
     assert separability(clusters(classes=2)[0], labels, np.arange(40))["chance_percent"] == 75

@@ -39,6 +39,14 @@ def test_a_table_is_written_in_the_published_order_and_read_back(tmp_path):
         pd.testing.assert_frame_equal(found, given[[*results.COLUMNS[NAME], "draw"]])
 
 
+def test_classes_keep_their_names_whatever_these_look_like(tmp_path):
+    given = pd.DataFrame({"class": ["NA", "None", "nan", "007"], "model": "mae", "top1_percent": [1.5, None, 2.0, 0.0]})
+    results.save_table(given, "demo_accuracy", tmp_path, MADE_FROM)
+    pd.testing.assert_frame_equal(
+        results.read_table("demo_accuracy", tmp_path), given[["model", "class", "top1_percent"]]
+    )
+
+
 def test_tables_lie_in_the_repository_or_where_one_works_if_there_is_none(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     profile = load_profile("demo")

@@ -62,18 +62,22 @@ def probe_percent(points: np.ndarray, labels: np.ndarray, groups: np.ndarray, fo
 def separability(points: np.ndarray, labels: np.ndarray, groups: np.ndarray, folds: int = 5) -> dict[str, float]:
     """Silhouette, leave-one-image-out kNN and linear probe of points (n, D), and the chance level of the last two.
 
-    The silhouette is the mean (b - a) / max(a, b): -1 mixed, 0 touching, 1 apart. Ten neighbours vote, fewer where there are fewer. What the images do not allow is missing (NaN): a silhouette of classes
-    of one point each, a probe of classes with fewer images than `folds`.
+    The silhouette is the mean (b - a) / max(a, b) over points: 1 apart, 0 touching or mixed, below 0 nearer to another class
+    than to one's own. Ten neighbours vote, and no more than the smallest class has points of other images: beyond these,
+    every vote would have to go to another class. What the images do not allow is missing (NaN): a silhouette of classes of
+    one point each, a vote in a class of one image, a probe of classes with fewer images than `folds`.
     """
     points = np.asarray(points, np.float64)
     distances = pairwise_distances(points)
     names, counts = np.unique(labels, return_counts=True)
-    images = min(len(set(groups[labels == name])) for name in names)
-    others = len(labels) - int(np.unique(groups, return_counts=True)[1].max())
+    points_of_images = [np.unique(groups[labels == name], return_counts=True)[1] for name in names]
+    images = min(len(points) for points in points_of_images)
+    voting = min(10, *(int(points.sum() - points.max()) for points in points_of_images))
     apart = silhouette_score(distances, labels, metric="precomputed") if len(names) < len(labels) else np.nan
     return {
         "silhouette": float(apart),
-        "knn_percent": knn_percent(distances, labels, groups, min(10, others)),
+        "knn_percent": knn_percent(distances, labels, groups, voting) if voting else np.nan,
+        "neighbours": voting,
         "probe_percent": probe_percent(points, labels, groups, folds) if images >= folds else np.nan,
         "chance_percent": 100 * float(counts.max() / counts.sum()),
     }

@@ -24,7 +24,7 @@ COLUMNS = {
     name: columns.split()
     for name, columns in {
         "fig1_fig2_tsne": "model token layer image class x y",
-        "fig1_fig2_separability": "model token layer silhouette knn_percent probe_percent chance_percent",
+        "fig1_fig2_separability": "model token layer silhouette knn_percent neighbours probe_percent chance_percent",
         "fig3_attention_distance": "model images layer head distance_px uniform_px",
         "fig4_principal_angles": "model control k centred layer class_a class_b theta1_deg",
         "fig4_singular_values": "model layer class index singular_value",
@@ -61,6 +61,7 @@ COLUMNS = {
         "scorecard": "claim where paper here difference tolerance verdict note",
     }.items()
 }
+CLASS_NAMES = ("class", "class_a", "class_b")  # text whatever it looks like: a class may be called NA, None or 3
 PICTURED = ("blur", "occlusion", "corruptions", "reconstructions")
 COLUMNS |= {f"pictured_{what}": ["image", "class", "label"] for what in PICTURED}
 PACKAGES = (*LIBRARIES, "matplotlib", "seaborn")
@@ -149,7 +150,9 @@ def read_table(name: str, where: Path, made_from: dict[str, str] | None = None) 
                 f"{path}: {what} ({str(entry.get(key))[:12]!r} instead of {value[:12]!r}); "
                 "run the chapter that writes it again, or choose another results folder"
             )
-    return pd.read_csv(BytesIO(content))
+    columns = pd.read_csv(BytesIO(content), nrows=0).columns
+    empty = {column: ["", "nan", "NaN"] for column in columns if column not in CLASS_NAMES}
+    return pd.read_csv(BytesIO(content), dtype=dict.fromkeys(CLASS_NAMES, str), keep_default_na=False, na_values=empty)
 
 
 def git_commit() -> str:

@@ -3,6 +3,7 @@
 The rules know no profile: pixels are compared as shares of what uniform attention gives.
 """
 
+import numpy as np
 import pandas as pd
 
 from mae_helpers.verdicts.finding import Finding, NotTestedError, needed, select, spearman, thirds
@@ -15,6 +16,8 @@ def classes_separate(table: pd.DataFrame, token: str) -> Finding:
     means = (thirds(select(table, model, token=token), "knn_percent") for model in ("mae_pretrained", "random"))
     (first, last), (random_first, random_last) = means
     rise, control = last - first, random_last - random_first
+    if not np.isfinite(rise + control):
+        raise NotTestedError("this run has no votes of neighbours: two images or more of each class are needed")
     words = f"kNN {first:.0f} % in the first third, {last:.0f} % in the last"
     words += f" (random weights: {random_first:.0f}, {random_last:.0f} %)"
     return Finding(words, rise >= 5 and rise >= control + 5, rise > max(0.0, control))
