@@ -1,6 +1,7 @@
 """Layouts: the same images in the same order, with the same classes and pixels, however they lie on a disk."""
 
 import json
+import os
 import shutil
 import tarfile
 
@@ -12,6 +13,8 @@ from PIL import Image
 
 from mae_helpers.images.labels import wordnet_ids
 from mae_helpers.images.pixels import SUFFIXES, ImageError, resize
+from mae_helpers.images.sets import open_images
+from mae_helpers.profile.settings import Images, Input
 
 DOG, BALL, VAN = "n02106662", "n02782093", "n03788195"
 THREE = [VAN, DOG, BALL]
@@ -343,3 +346,68 @@ def test_every_suffix_is_found_in_either_case(tmp_path, suffix):
     for name in (f"a{suffix}", f"b{suffix.upper()}"):
         photographs.photograph(1).save(tmp_path / DOG / name)
     assert opened(tmp_path, classes=[DOG]).ids == [f"{DOG}/a{suffix}", f"{DOG}/b{suffix.upper()}"]
+
+
+# What people have: nested folders, links, other suffixes, stray folders, numbers for names
+
+
+def save_one(path, colour=100):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", (40, 40), (colour, 50, 50)).save(path)
+
+
+def opened_from(folder, **settings):
+    return open_images(Images(source="folders", folder=str(folder), **settings), Input(size=8))
+
+
+def test_images_in_folders_within_a_class_are_its_own_whatever_their_suffix(tmp_path):
+    names = ["cat/images/1.JPEG", "cat/images/more/2.png", "dog/3.jfif", "dog/4.gif", "dog/5.ppm", "dog/6.jpe"]
+    for name in names:
+        save_one(tmp_path / name)
+    found = opened_from(tmp_path)
+    assert sorted(found.ids) == sorted(names)
+    assert found.classes.tolist() == ["cat"] * 2 + ["dog"] * 4
+    assert found.tensor(range(6)).isfinite().all()
+
+
+def test_images_of_other_formats_are_counted_in_a_warning(tmp_path):
+    save_one(tmp_path / "cat" / "1.png")
+    (tmp_path / "cat" / "notes.txt").write_text("no image")
+    for name in ("2.avif", "3.avif", "4.jp2"):
+        (tmp_path / "cat" / name).write_bytes(b"")
+    with pytest.warns(UserWarning, match=r"left out, of formats that are not read here: 2 \.avif, 1 \.jp2; save"):
+        assert len(opened_from(tmp_path)) == 1
+
+
+@pytest.mark.parametrize("stray", ["__MACOSX/._1.png", ".cache/1.png", "empty/", "docs/read.txt"])
+@pytest.mark.parametrize("classes", [[], ["cat", "dog"]])
+def test_folders_without_images_do_not_count_for_the_index_of_a_class(tmp_path, stray, classes):
+    for name in ("cat/1.png", "dog/1.png"):
+        save_one(tmp_path / name)
+    (tmp_path / stray).parent.mkdir(exist_ok=True)
+    (tmp_path / stray).mkdir() if stray.endswith("/") else (tmp_path / stray).write_bytes(b"stray")
+    found = opened_from(tmp_path, classes=classes)
+    assert found.labels.tolist() == [0, 1]
+    assert found.classes.tolist() == ["cat", "dog"]
+
+
+def test_a_name_all_of_digits_is_its_number(tmp_path):
+    for number in (0, 2, 10):
+        save_one(tmp_path / str(number) / "1.png")
+    found = opened_from(tmp_path)
+    assert dict(zip(found.classes, found.labels, strict=True)) == {"0": 0, "2": 2, "10": 10}
+
+
+def test_what_lies_behind_a_link_is_read_and_noticed_when_it_changes(tmp_path):
+    save_one(tmp_path / "elsewhere" / "1.png")
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images" / "cat").symlink_to(tmp_path / "elsewhere", target_is_directory=True)
+    (tmp_path / "elsewhere" / "loop").symlink_to(tmp_path / "images", target_is_directory=True)
+    before = opened_from(tmp_path / "images")
+    assert before.classes.tolist() == ["cat"]
+    save_one(tmp_path / "elsewhere" / "2.png")
+    added = opened_from(tmp_path / "images")
+    save_one(tmp_path / "elsewhere" / "1.png", 7)
+    os.utime(tmp_path / "elsewhere" / "1.png", ns=(1, 1))
+    assert len(added) == 2
+    assert len({before.state, added.state, opened_from(tmp_path / "images").state}) == 3

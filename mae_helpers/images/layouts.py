@@ -1,9 +1,11 @@
 """How images lie on a disk: a folder a class, one flat folder, tar archives, WebDataset shards, a Hugging Face dataset."""
 
 import importlib.util
+import os
 import tarfile
+import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from io import BytesIO
 from operator import itemgetter
@@ -29,30 +31,60 @@ class Entry(NamedTuple):
 
 
 ORDER = itemgetter(0, 1, 2)  # by class, name and id
+_READABLE = Counter(dict.fromkeys(Image.registered_extensions(), 10**9))  # suffixes of Pillow's other formats
 
 
-def _visible(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+def _visible(names: Iterable[str]) -> list[str]:
+    """Names in order, but for what systems and archivers hide or leave beside images."""
+    return sorted(name for name in names if not name.startswith((".", "__MACOSX")))
+
+
+def files_below(folder: Path) -> Iterator[Path]:
+    """The files in a folder and in those below it, also behind links; each folder once, nothing hidden."""
+    seen = set()
+    for place, inner, names in os.walk(folder, followlinks=True):
+        state = os.stat(place)
+        if (state.st_dev, state.st_ino) in seen:  # a link that leads back
+            inner.clear()
+            continue
+        seen.add((state.st_dev, state.st_ino))
+        inner[:] = _visible(inner)
+        yield from (Path(place, name) for name in _visible(names))
+
+
+def _is_image(path: Path) -> bool:
+    return path.suffix.lower() in SUFFIXES
 
 
 def _images_in(folder: Path) -> list[Path]:
-    return [path for path in _visible(folder) if path.suffix.lower() in SUFFIXES]
+    return [folder / name for name in _visible(os.listdir(folder)) if _is_image(Path(name))]
 
 
-def _folders_in(root: Path) -> list[str]:
-    return [path.name for path in _visible(root) if path.is_dir()]
+def class_folders(root: Path) -> list[str]:
+    """The folders that hold an image, in them or further below."""
+    inner = (name for name in _visible(os.listdir(root)) if (root / name).is_dir())
+    return [name for name in inner if any(map(_is_image, files_below(root / name)))]
+
+
+def _has_parts(folder: Path) -> bool:
+    """Whether a folder holds several folders of images and no image, as `train` and `val` do, and so is no class."""
+    return not _images_in(folder) and len(class_folders(folder)) > 1
 
 
 def folders(images: Images) -> list[Entry]:
-    """A folder a class; only the folders of wanted classes are listed."""
-    root, present = Path(images.folder), _folders_in(Path(images.folder))
-    wanted = present if images.classes in ("all", []) else images.classes
-    paths = [path for name in wanted if name in present for path in _images_in(root / name)]
-    if present and not paths and set(wanted) <= set(present):
-        raise ImageError(f"{root}: no image in its folders {present[:12]}; name the one that holds a folder a class")
-    return [
-        Entry(path.parent.name, path.name, f"{path.parent.name}/{path.name}", partial(opened, path)) for path in paths
-    ]
+    """A folder a class, its images in it or further below; only the folders of wanted classes are listed."""
+    root = Path(images.folder)
+    wanted = class_folders(root) if images.classes in ("all", []) else images.classes
+    parts = [name for name in wanted if images.classes in ("all", []) and _has_parts(root / name)]
+    if parts:
+        raise ImageError(f"{root}: no image in its folders {parts[:12]}; name the one that holds a folder a class")
+    files = [(name, path) for name in wanted for path in files_below(root / name)]
+    other = Counter(path.suffix.lower() for _, path in files if not _is_image(path)) & _READABLE
+    if other:
+        told = ", ".join(f"{count} {suffix}" for suffix, count in sorted(other.items()))
+        warnings.warn(f"{root}: left out, of formats that are not read here: {told}; save them as PNG", stacklevel=2)
+    found = [(name, path.relative_to(root), path) for name, path in files if _is_image(path)]
+    return [Entry(name, place.name, place.as_posix(), partial(opened, path)) for name, place, path in found]
 
 
 def flat(images: Images) -> list[Entry]:
@@ -179,7 +211,7 @@ def detect(images: Images) -> str:
     root = Path(images.folder)
     if root.is_file():
         return "tar"
-    names = set(_folders_in(root))
+    names = {path.name for path in root.iterdir() if path.is_dir()}
     if names & {*wordnet_ids(), *(images.classes if images.classes != "all" else [])}:
         return "folders"
     if _images_in(root):
@@ -199,7 +231,7 @@ def listing(images: Images) -> tuple[list[Entry], list[str]]:
     for entry in found:
         if any("\ud800" <= character <= "\udfff" for character in entry.id):  # no UTF-8: no table could hold it
             raise ImageError(f"{images.folder}: {shown(entry.id)} has a name that is not UTF-8; rename it")
-    present = _folders_in(Path(images.folder)) if source == "folders" else {entry.label for entry in found}
+    present = class_folders(Path(images.folder)) if source == "folders" else {entry.label for entry in found}
     return found, sorted(present)
 
 

@@ -12,8 +12,19 @@ import numpy as np
 from PIL import Image
 from torchvision.transforms import functional
 
-SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"}
-FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "TIFF", "GIF")  # whatever the suffix says; others, such as EPS, start programs
+SUFFIXES = {
+    *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".webp", ".tif", ".tiff"),
+    *(".gif", ".ppm", ".pgm", ".pbm", ".pnm"),
+}
+FORMATS = (
+    "JPEG",
+    "PNG",
+    "BMP",
+    "WEBP",
+    "TIFF",
+    "GIF",
+    "PPM",
+)  # whatever the suffix says; others, such as EPS, start programs
 LARGEST = 89_478_485  # pixels: where Pillow begins to warn of files that unpack to fill the memory
 
 

@@ -191,6 +191,8 @@ def open_images(images: Images, settings: Input) -> ImageSet:
     table = {name: number for number, name in enumerate(labels.wordnet_ids())}
     heads = () if images.source == "digits" else enumerate(present)  # no model at hand knows digits
     known = {name: table.get(name, position) for position, name in heads if name}  # other names by their sorted order
+    if known and all(name.isdecimal() and name.isascii() for name in known):
+        known = {name: int(name) for name in known}
     classes, numbers = np.array([entry.label for entry in chosen]), [known.get(entry.label, -1) for entry in chosen]
     ids, folder = [entry.id for entry in chosen], images.folder or ""
     found = ImageSet.of_pictures(ids, np.array(numbers), classes, lambda row: chosen[row].open(), settings, folder)
@@ -206,7 +208,7 @@ def fingerprint(images: Images) -> str:
     if images.folder and os.path.exists(root):
         there = {path.name for path in root.iterdir() if path.is_dir()} if root.is_dir() else set()
         wanted = [root / name for name in images.classes if name in there] if images.classes != "all" else []
-        files = [path for place in wanted or [root] for path in place.rglob("*")] if root.is_dir() else [root]
+        files = [path for place in wanted or [root] for path in layouts.files_below(place)] if root.is_dir() else [root]
         for path in sorted(path for path in files if path.suffix.lower() in {*SUFFIXES, ".tar"}):
             stat = path.stat() if path.exists() else path.lstat()  # of a broken link itself
             digest.update(os.fsencode(f"{path.relative_to(root)} {stat.st_size} {stat.st_mtime_ns}\n"))
