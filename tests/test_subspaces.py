@@ -108,7 +108,8 @@ def gather(tokens, groups, batch_size):
     for start in range(0, tokens.shape[1], batch_size):
         rows = range(start, min(start + batch_size, tokens.shape[1]))
         for layer in range(LAYERS):
-            moments.add(SimpleNamespace(layer=layer + 1, tokens=torch.from_numpy(tokens[layer, rows])), rows)
+            state = SimpleNamespace(layer=layer + 1, tokens=torch.from_numpy(tokens[layer, rows]), prefix=1)
+            moments.add(state, rows)
     return moments.result()
 
 
@@ -232,3 +233,14 @@ def test_all_of_figure_four_has_the_published_columns_and_rows():
     assert by_control.max()["split_half"] < 10, "halves of a class do not"
     stacked = tokens[1, 8:16, 1:].reshape(-1, WIDTH)
     np.testing.assert_allclose(first, np.linalg.svd(stacked.astype(np.float64), compute_uv=False), rtol=1e-8)
+
+
+@pytest.mark.parametrize(("images", "k"), [(1, 4), (2, 8)])
+def test_directions_that_a_class_does_not_span_are_refused_and_not_made_up(images, k):
+    tokens = np.random.default_rng(0).normal(size=(LAYERS, 3 * images, 1 + 4, 40)).astype(np.float32)
+    classes = np.repeat(["a", "b", "c"], images)
+    moments = gather(tokens, {name: np.flatnonzero(classes == name).tolist() for name in "abc"}, batch_size=2)
+    told = rf"k = {k}: 'a' spans only {k - 1} directions in layer 1 \({k} tokens, less their mean\).*; lower k"
+    with pytest.raises(ValueError, match=told):
+        angles_and_values(moments, ["a", "b", "c"], ks=[1, k])
+    assert len(angles_and_values(moments, ["a", "b", "c"], ks=[1, k - 1])[0]) == 3 * 2 * 2 * LAYERS

@@ -12,6 +12,7 @@ from torch import Tensor
 from mae_helpers.encoder.walk import LayerState, patch_tokens
 
 SLABS = 4  # in which a Gram matrix is summed
+NOTHING = 1e-6  # of the largest singular value: below it there is no direction, but rounding
 SMALL = 0.01  # rad: angles below it are taken from their sines
 
 
@@ -164,12 +165,22 @@ def angles_and_values(
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """All of Fig. 4 from one pass: theta_1 for every control, k and centring; the classes' singular values (not centred).
 
-    A control is left out where a group has no image, as the halves of a single one.
+    A control is left out where a group has no image, as the halves of a single one. ValueError where a group spans fewer
+    directions than the largest k.
     Returns (control, k, centred, layer, class_a, class_b, theta1_deg) and (layer, class, index, singular_value).
     """
     there, angles, values = {name for name, _ in moments}, [], []
     for centred in (True, False):
-        bases = {key: spectrum(*sums, centred=centred, top=max(ks))[1] for key, sums in moments.items()}
+        bases = {}
+        for (name, layer), sums in moments.items():
+            sizes, bases[name, layer] = spectrum(*sums, centred=centred, top=max(ks))
+            rank = int((sizes > NOTHING * sizes[0]).sum())
+            if rank < min(max(ks), len(sizes)):
+                raise ValueError(
+                    f"k = {max(ks)}: {name!r} spans only {rank} directions in layer {layer} ({sums[2]} tokens"
+                    f"{', less their mean' if centred else ''}), and any others would be arbitrary; lower k and other_k, "
+                    "or take more images"
+                )
         for control, all_pairs in control_pairs(classes).items():
             pairs = [pair for pair in all_pairs if there.issuperset(pair)]
             for k in ks if pairs else ():
