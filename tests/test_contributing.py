@@ -35,7 +35,7 @@ from mae_helpers.profile.settings import ROOT, load_profile
 from mae_helpers.run import chapter, notebooks
 from mae_helpers.run import command as run
 from mae_helpers.sweep import cells, current
-from mae_helpers.verdicts import pretrained
+from mae_helpers.verdicts import rules_pretrained
 from mae_helpers.verdicts.finding import Finding
 
 PAGES = ("CONTRIBUTING.md", "README.md")
@@ -230,7 +230,7 @@ def test_entropy_of_uniform_attention_is_log_n_and_of_attention_to_one_token_zer
 
 
 def test_the_rule_judges_as_the_claim_says():
-    rule = defined(pretrained, "# mae_helpers/verdicts/pretrained.py").attention_is_spread
+    rule = defined(rules_pretrained, "# mae_helpers/verdicts/rules_pretrained.py").attention_is_spread
     for entropies, full, partly in (([9.0, 9.5], True, True), ([8.9, 9.5], False, True), ([8.0, 8.9], False, False)):
         table = pd.DataFrame({"model": "mae_pretrained", "layer": [1, 2], "entropy_nats": entropies})
         table = table.assign(uniform_nats=10.0)

@@ -13,9 +13,9 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from mae_helpers.encoder.checkpoint_layouts import WRAPPERS, LayoutError, from_config, translated, unwrapped
 from mae_helpers.encoder.decoder import Decoder
 from mae_helpers.encoder.downloads import cached, download, from_hub, timm_settings
-from mae_helpers.encoder.layouts import WRAPPERS, LayoutError, from_config, translated, unwrapped
 from mae_helpers.encoder.vit import KINDS, CheckpointError, architecture, check_heads, in_short
 from mae_helpers.profile.parameters import shown
 from mae_helpers.profile.settings import Model, Profile
@@ -116,7 +116,7 @@ def described(model: Model) -> Model:
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
-    """The tensors of a .safetensors file or of a pickle, flat or wrapped as training code saves them (`layouts.WRAPPERS`).
+    """The tensors of a .safetensors file or of a pickle, flat or wrapped as training code saves them (`WRAPPERS`).
 
     No other class than `Namespace`, which MAE's code saves beside them, is allowed in a pickle.
     """

@@ -1,6 +1,6 @@
 """The paper's claims and this run's verdicts: what was said, what the tables show, and whether that supports it.
 
-`claims.yaml` lists the claims with the tolerance of each verdict; the rules, one function a claim, read tables only.
+`claims.yaml` lists the claims with the tolerance of each verdict; the rules, one function a claim, stand in the three files `rules_...` beside it and read tables only.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -10,7 +10,7 @@ import pandas as pd
 import yaml
 from pandas.io.formats.style import Styler
 
-from mae_helpers.verdicts import classifier, latent, pretrained
+from mae_helpers.verdicts import rules_classifier, rules_latent, rules_pretrained
 from mae_helpers.verdicts.finding import NotTestedError
 
 CLAIMS: dict[str, dict] = yaml.safe_load((Path(__file__).parent / "claims.yaml").read_text())
@@ -22,7 +22,7 @@ COLUMNS = ["claim", "where", "paper", "here", "difference", "tolerance", "verdic
 def rule_of(name: str) -> tuple[Callable, list[str]]:
     """The rule behind a claim, and what it takes beside the tables: `classes_separate.cls` -> the function, [`cls`]."""
     stem, *more = name.split(".")
-    return (vars(pretrained) | vars(classifier) | vars(latent))[stem], more
+    return (vars(rules_pretrained) | vars(rules_classifier) | vars(rules_latent))[stem], more
 
 
 def _row(name: str, verdict: str, **shown: object) -> dict[str, str]:

@@ -2,9 +2,9 @@
 
 import pandas as pd
 
-from mae_helpers.verdicts.classifier import GUIDED
 from mae_helpers.verdicts.finding import Finding, NotTestedError, levels, select, spearman, steps, thirds
 from mae_helpers.verdicts.published import paper
+from mae_helpers.verdicts.rules_classifier import GUIDED
 
 BLUR, OCCLUSION = "gaussian_blur", "occlusion"
 LEVELS = {BLUR: ("I", "IV", "VIII", "IX", "X"), OCCLUSION: (0, 30, 50, 60, 90)}  # that rules read
