@@ -32,7 +32,7 @@ def from_moments(tokens: list[list[Tensor]], images: ImageSet) -> Bases:
     for number, layers in enumerate(tokens):
         rows = range(number * BATCH, number * BATCH + len(layers[0]))
         for layer, each in enumerate(layers, 1):
-            moments.add(SimpleNamespace(layer=layer, tokens=each), rows)
+            moments.add(SimpleNamespace(layer=layer, tokens=each, prefix=1), rows)
     return {key: spectrum(*sums, centred=True, top=K)[1] for key, sums in moments.result().items()}
 
 

@@ -266,7 +266,7 @@ def declared(width: int, height: int) -> bytes:
     return bytes(content)
 
 
-PLAIN = {name: file_of(PICTURE, name) for name in ("PNG", "BMP", "TIFF")}
+PLAIN = {name: file_of(PICTURE, name) for name in ("PNG", "BMP", "TIFF", "PPM")}
 RIGHT = {  # what is in the file, and the pixels that are right
     **{name: (content, PICTURE) for name, content in PLAIN.items()},
     "JPEG": (file_of(PICTURE, "JPEG"), None),  # None: whatever Pillow decodes
@@ -288,7 +288,6 @@ REFUSED = {
     "text": b"not a picture\n" * 20,
     "zeros": bytes(2000),
     "EPS": b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\n(CANARY) (w) file closefile\nshowpage\n%%EOF\n",
-    "PPM": file_of(PICTURE, "PPM"),
     "PDF": b"%PDF-1.4\n%%EOF\n",
     "pickle": pickle.dumps({"a": 1}),
     "zip": b"PK\x03\x04" + bytes(60),
@@ -470,13 +469,13 @@ TENSORS = {  # a state dict, altered, and whether it is still the same model
     "no number": (with_tensor(lambda t: t[:0]), False),
     "a scalar": (with_tensor(lambda t: t[0, 0].clone()), False),
     "empty": (lambda w: {}, False),
-    "prefix": (lambda w: {f"module.{key}": value for key, value in w.items()}, False),
+    "prefix": (lambda w: {f"module.{key}": value for key, value in w.items()}, True),
     "surplus": (lambda w: w | {"x" * 3000 + "\n": torch.zeros(1)}, False),
     "missing": (lambda w: dict(list(w.items())[1:]), False),
 }
 PICKLES = {  # what else a pickle may hold
     "nested": (lambda w: {"model": w, "args": None}, True),
-    "nested twice": (lambda w: {"model": {"model": w}}, False),
+    "nested twice": (lambda w: {"model": {"model": w}}, True),
     "list": (lambda w: list(w.values()), False),
     "number": (lambda w: 3, False),
     "None": (lambda w: None, False),
@@ -508,7 +507,8 @@ TOLD = {  # what else a message says
     "NaN": f"{TENSOR} has 24 numbers that are NaN or infinite in float32",
     "int8": f"does not fit the model: {TENSOR} holds torch.int8, expected floating point",
     "flat": f"does not fit the model: size mismatch for {TENSOR}",
-    "a name": "None: str found; expected tensors by name, flat or under 'model'",
+    "a name": "'model': str, 'state': dict found; expected tensors by name, flat or under one of model_ema, ",
+    "folder": "a folder without config.json",
     "list": "None: list found; expected tensors by name",
     "numbers for keys": "0: Tensor, 1: Tensor, 2: Tensor and ",
     "cut": "not a readable checkpoint",

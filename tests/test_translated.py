@@ -93,7 +93,7 @@ def test_a_folder_has_the_normalisation_of_its_own(loaded, tmp_path):
         ({"model_type": "swin"}, "describes a 'swin'; vit, vit_mae, dinov2 and dinov2_with_registers are understood"),
         ({"model_type": "dinov2", "use_swiglu_ffn": True}, "only GELU in a plain MLP is understood"),
         ({"model_type": "vit"}, "KeyError: 'hidden_size'"),
-        (None, "No such file"),
+        (None, "a folder without config.json; name the file of the weights"),
     ],
 )
 def test_a_folder_that_describes_no_vit_of_this_kind_is_refused(loaded, tmp_path, config, told):
@@ -102,7 +102,7 @@ def test_a_folder_that_describes_no_vit_of_this_kind_is_refused(loaded, tmp_path
         (tmp_path / "saved" / "config.json").write_text(json.dumps(config))
     with pytest.raises(CheckpointError, match=told) as caught:
         loaded(tmp_path / "saved")
-    assert str(caught.value).startswith(f"{tmp_path / 'saved' / 'config.json'}: ")
+    assert str(caught.value).startswith(str(tmp_path / "saved"))
 
 
 # What training code saves

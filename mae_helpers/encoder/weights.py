@@ -106,6 +106,9 @@ def described(model: Model) -> Model:
     if not model.checkpoint or not Path(model.checkpoint).is_dir():
         return model
     path = Path(model.checkpoint) / "config.json"
+    if not path.is_file():
+        what = "a folder without config.json; name the file of the weights, or a folder that `save_pretrained` wrote"
+        raise CheckpointError(f"{model.checkpoint}: {what}")
     try:
         name, arguments = from_config(json.loads(path.read_text()))
     except (OSError, ValueError, KeyError) as error:
