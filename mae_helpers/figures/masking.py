@@ -20,7 +20,7 @@ def cosine_histogram(table: pd.DataFrame, ax: Axes, title: str) -> Axes:
 
 
 def norm_ranges(table: pd.DataFrame, ax: Axes, title: str) -> Axes:
-    """The norms of each image's embeddings over its masks, a box an image."""
+    """The norms of each image's embeddings over its masks, one box per image."""
     order = table.groupby("image")["norm"].median().sort_values().index
     sns.boxplot(table, x="image", y="norm", order=order, color="#56B4E9", width=0.6, fliersize=2, linewidth=1, ax=ax)
     ax.set(title=title, xlabel="image (sorted by median norm)", ylabel="norm of the mean patch embedding")

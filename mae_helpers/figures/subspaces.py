@@ -8,7 +8,7 @@ from mae_helpers.figures.style import class_colours, class_title, curves, layer_
 
 
 def angle_boxes(table: pd.DataFrame, ax: Axes, title: str, colour: str) -> Axes:
-    """Fig. 4: the distribution of theta_1 over pairs, a box a layer."""
+    """Fig. 4: the distribution of theta_1 over pairs, one box per layer."""
     sns.boxplot(table, x="layer", y="theta1_deg", ax=ax, color=colour, width=0.6, fliersize=2, linewidth=1)
     ax.set(title=title, xlabel="layer", ylabel=r"smallest principal angle $\theta_1$ (degrees)", ylim=(0, None))
     return ax

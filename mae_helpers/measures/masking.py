@@ -1,4 +1,4 @@
-"""How little the mean patch embedding depends on which patches are masked (Sec. III-A2)."""
+"""How little the mean patch embedding depends on which patches are masked (Sec. III-B2)."""
 
 import numpy as np
 import pandas as pd
