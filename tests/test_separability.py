@@ -48,6 +48,12 @@ def test_no_more_neighbours_vote_than_the_smallest_class_has_in_other_images(eac
     assert found["knn_percent"] == 100 if voting else np.isnan(found["knn_percent"])
 
 
+def test_a_single_class_cannot_be_told_apart_from_anything():
+    found = separability(np.random.default_rng(0).normal(size=(12, 4)), np.array(["a"] * 12), np.arange(12))
+    assert all(np.isnan(found[name]) for name in ("silhouette", "knn_percent", "probe_percent"))
+    assert (found["neighbours"], found["chance_percent"]) == (0, 100)
+
+
 def test_chance_is_the_share_of_the_largest_class():
     labels = np.array(["a"] * 30 + ["b"] * 10)
     assert separability(clusters(classes=2)[0], labels, np.arange(40))["chance_percent"] == 75

@@ -65,20 +65,21 @@ def separability(points: np.ndarray, labels: np.ndarray, groups: np.ndarray, fol
     The silhouette is the mean (b - a) / max(a, b) over points: 1 apart, 0 touching or mixed, below 0 nearer to another class
     than to one's own. Ten neighbours vote, and no more than the smallest class has points of other images: beyond these,
     every vote would have to go to another class. What the images do not allow is missing (NaN): a silhouette of classes of
-    one point each, a vote in a class of one image, a probe of classes with fewer images than `folds`.
+    one point each, a vote in a class of one image, a probe of classes with fewer images than `folds`; all three where there is one class.
     """
     points = np.asarray(points, np.float64)
     distances = pairwise_distances(points)
     names, counts = np.unique(labels, return_counts=True)
     points_of_images = [np.unique(groups[labels == name], return_counts=True)[1] for name in names]
     images = min(len(points) for points in points_of_images)
-    voting = min(10, *(int(points.sum() - points.max()) for points in points_of_images))
-    apart = silhouette_score(distances, labels, metric="precomputed") if len(names) < len(labels) else np.nan
+    several = len(names) > 1
+    voting = min(10, *(int(points.sum() - points.max()) for points in points_of_images)) if several else 0
+    apart = silhouette_score(distances, labels, metric="precomputed") if 1 < len(names) < len(labels) else np.nan
     return {
         "silhouette": float(apart),
         "knn_percent": knn_percent(distances, labels, groups, voting) if voting else np.nan,
         "neighbours": voting,
-        "probe_percent": probe_percent(points, labels, groups, folds) if images >= folds else np.nan,
+        "probe_percent": probe_percent(points, labels, groups, folds) if several and images >= folds else np.nan,
         "chance_percent": 100 * float(counts.max() / counts.sum()),
     }
 
