@@ -391,6 +391,18 @@ def test_folders_without_images_do_not_count_for_the_index_of_a_class(tmp_path, 
     assert found.classes.tolist() == ["cat", "dog"]
 
 
+def test_a_profile_may_give_each_class_its_number(tmp_path):
+    for name in ("cat", "dog", "emu"):
+        save_one(tmp_path / name / "1.png")
+    found = opened_from(tmp_path, classes=["dog", "cat"], labels={"cat": 3, "dog": 281, "gnu": 0})
+    assert dict(zip(found.classes, found.labels, strict=True)) == {"cat": 3, "dog": 281}
+    with pytest.raises(ImageError, match=r"`labels` gives no number to \['dog', 'emu'\]; add them"):
+        opened_from(tmp_path, labels={"cat": 3})
+    for wrong in (3, ["cat"], {"cat": -1}, {"cat": 0.5}, {"cat": True}, {0: 1}):
+        with pytest.raises(ValueError, match=r"give each class its number, as \{cat: 3\}"):
+            Images(source="folders", folder=str(tmp_path), labels=wrong)
+
+
 def test_a_name_all_of_digits_is_its_number(tmp_path):
     for number in (0, 2, 10):
         save_one(tmp_path / str(number) / "1.png")

@@ -34,12 +34,17 @@ def find(folder: Path) -> str | None:
     return next((str(path) for path in places if path.is_file()), None)
 
 
+def file_of(images: Images, root: Path) -> str | None:
+    """The ground-truth file that a profile names, or one of a usual name."""
+    return images.labels if isinstance(images.labels, str) else find(root)
+
+
 def classes(images: Images, root: Path, names: Sequence[str]) -> list[str]:
     """The classes of the sorted image files `names` in `root`; empty ones where the profile neither asks for nor has any.
 
     ImageError where classes are asked for and no ground-truth file says them.
     """
-    path = images.labels or (find(root) if images.classes else None)
+    path = file_of(images, root) if images.classes or images.labels else None
     if path is None and images.classes:
         raise ImageError(
             f"{root}: a flat folder, and no file that says which class an image is of; name it as `labels` "

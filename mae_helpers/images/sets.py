@@ -193,6 +193,10 @@ def open_images(images: Images, settings: Input) -> ImageSet:
     known = {name: table.get(name, position) for position, name in heads if name}  # other names by their sorted order
     if known and all(name.isdecimal() and name.isascii() for name in known):
         known = {name: int(name) for name in known}
+    if isinstance(images.labels, dict):
+        known = images.labels
+        if missing := sorted({entry.label for entry in chosen} - set(known)):
+            raise ImageError(f"{images.folder}: `labels` gives no number to {missing[:12]}; add them")
     classes, numbers = np.array([entry.label for entry in chosen]), [known.get(entry.label, -1) for entry in chosen]
     ids, folder = [entry.id for entry in chosen], images.folder or ""
     found = ImageSet.of_pictures(ids, np.array(numbers), classes, lambda row: chosen[row].open(), settings, folder)
@@ -212,7 +216,7 @@ def fingerprint(images: Images) -> str:
         for path in sorted(path for path in files if path.suffix.lower() in {*SUFFIXES, ".tar"}):
             stat = path.stat() if path.exists() else path.lstat()  # of a broken link itself
             digest.update(os.fsencode(f"{path.relative_to(root)} {stat.st_size} {stat.st_mtime_ns}\n"))
-        truth = images.labels or labels.find(root)
+        truth = labels.file_of(images, root)
         for path in (Path(truth), Path(truth).with_name("meta.mat")) if truth else ():
             digest.update(path.read_bytes() if path.is_file() else b"")
     return digest.hexdigest()

@@ -60,6 +60,14 @@ def _names(value: Any, info: ValidationInfo) -> Any:
     return value
 
 
+def _labels(value: Any) -> Any:
+    """A ground-truth file, or the number of each class among a classifier's outputs."""
+    numbers = value.values() if isinstance(value, dict) and all(isinstance(name, str) for name in value) else [-1]
+    if not (value is None or isinstance(value, str) or all(type(number) is int and number >= 0 for number in numbers)):
+        raise ValueError(f"is {shown(value)}; name a ground-truth file, or give each class its number, as {{cat: 3}}")
+    return value
+
+
 def _buildable(arguments: dict[str, Any]) -> dict[str, Any]:
     """Arguments of a model that fetch and load nothing, and ask for no size beyond all reason."""
     for name, value in arguments.items():
@@ -119,7 +127,7 @@ class _Settings(BaseModel):
 
 
 class Images(_Settings):
-    """Where an image set comes from: the layout `source`, its place `folder`, `labels` a ground-truth file.
+    """Where an image set comes from: the layout `source`, its place `folder`, `labels` a ground-truth file or numbers.
 
     `classes` are those to take, all where it is empty or `all`; `count` images in all, the same number of each class.
     A set that is `optional` may be missing: what needs it is then left out, unless an environment variable names it.
@@ -130,7 +138,7 @@ class Images(_Settings):
     classes: Annotated[list[str] | Literal["all"], BeforeValidator(_names)] = []
     count: Count | None = None
     title: str = ""
-    labels: str | None = None
+    labels: Annotated[Any, AfterValidator(_labels)] = None
     split: str = "validation"  # of a Hugging Face dataset
     optional: bool = False
 
