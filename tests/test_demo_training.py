@@ -10,6 +10,7 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file
+from timm.data import auto_augment
 from timm.utils import random_seed
 
 from mae_helpers.demo import train as training
@@ -142,6 +143,13 @@ def test_the_four_classifiers_differ_in_their_start_and_augmentation_alone(devic
     assert len(set(seen[1:])) == 1, "the same budget of images"
     shapes = [{key: value.shape for key, value in demo_vit(stage).state_dict().items()} for stage in [*MODEL_NAMES][1:]]
     assert all(shape == shapes[0] for shape in shapes), "one architecture"
+
+
+def test_posterizing_to_no_bits_at_all_gives_black_as_it_did_when_the_recipe_was_published():
+    picture = Image.new("RGB", (8, 8), (200, 100, 50))
+    strongest = auto_augment.AugmentOp("PosterizeIncreasing", prob=1, magnitude=10)
+    assert strongest(picture).getextrema() == ((0, 0),) * 3
+    assert auto_augment.AugmentOp("PosterizeIncreasing", prob=1, magnitude=8)(picture).getpixel((0, 0)) == (128, 0, 0)
 
 
 def test_official_batches_are_erased_mixed_and_seeded():
