@@ -9,8 +9,9 @@ from conftest import TINY, make_vit
 from safetensors.torch import save_file
 
 from mae_helpers.encoder.vit import CheckpointError
-from mae_helpers.encoder.weights import load_model
-from mae_helpers.profile.settings import load_profile
+from mae_helpers.encoder.weights import load_model, normalisation
+from mae_helpers.profile.settings import Model, load_profile
+from mae_helpers.sweep.subjects import Subject
 
 IMAGES = torch.randn(3, 3, 32, 32, generator=torch.Generator().manual_seed(2))
 SIZES = {
@@ -78,10 +79,17 @@ def test_a_folder_of_hugging_faces_gives_the_outputs_of_its_own_class(loaded, tm
     assert [told for told in vit.loaded if told.startswith("not used: ")] == ([f"not used: {aside}"] if aside else [])
 
 
-def test_a_folder_has_the_normalisation_of_its_own(loaded, tmp_path):
-    from mae_helpers.encoder.weights import normalisation
-    from mae_helpers.profile.settings import Model
+def test_another_configuration_of_the_same_weights_is_another_model_to_a_sweep(tiny_profile, tmp_path):
+    transformers.ViTModel(transformers.ViTConfig(**SIZES)).save_pretrained(tmp_path / "saved")
+    profile = load_profile(tiny_profile(models={"mine": {"checkpoint": str(tmp_path / "saved")}}))
+    config, digests = tmp_path / "saved" / "config.json", []
+    for changed in ({}, {"layer_norm_eps": 1e-3}, {}):
+        digests.append(Subject(profile, "mine", profile.images, (0, 1)).digest)
+        config.write_text(json.dumps(json.loads(config.read_text()) | changed))
+    assert digests[0] == digests[1] != digests[2]
 
+
+def test_a_folder_has_the_normalisation_of_its_own(loaded, tmp_path):
     (tmp_path / "preprocessor_config.json").write_text(json.dumps({"image_mean": [0.5] * 3, "image_std": [0.2] * 3}))
     assert normalisation(Model(checkpoint=str(tmp_path))) == ([0.5] * 3, [0.2] * 3)
     assert normalisation(Model(checkpoint=str(tmp_path), mean=[0.1] * 3)) == ([0.1] * 3, [0.2] * 3)

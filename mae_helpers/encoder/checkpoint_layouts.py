@@ -18,21 +18,13 @@ from torch import Tensor, nn
 
 # What training code wraps the tensors in, the better one first: averages before the last step, teachers before students.
 WRAPPERS = (
-    "model_ema",
-    "state_dict_ema",
-    "teacher",
-    "target_encoder",
-    "model",
-    "state_dict",
-    "module",
-    "encoder",
-    "student",
+    *("model_ema", "state_dict_ema", "teacher", "target_encoder"),
+    *("model", "state_dict", "module", "encoder", "student"),
 )
 PATCHES = ("patch_embed.proj.weight", "embeddings.patch_embeddings.projection.weight")  # each layout has one of these
 PREFERRED = ("teacher", "base_encoder")  # where one file holds two encoders
-BESIDE = re.compile(
-    r"mask_token|decoder[._].*|pooler\..*|.*relative_position_index|masked_embed"
-)  # for pre-training alone
+# For pre-training alone:
+BESIDE = re.compile(r"mask_token|decoder[._].*|pooler\..*|.*relative_position_index|masked_embed")
 HEAD = re.compile(r"head(_dist)?\..*|classifier\..*")
 QKV = {"q": "query", "k": "key", "v": "value"}
 HUGGING_FACE = tuple(
@@ -70,15 +62,12 @@ class Translated:
     told: tuple[str, ...]
 
 
-def unwrapped(content: object) -> tuple[object, tuple[str, ...]]:
-    """What lies inside the entries that training code saves, and the names of those entries."""
-    way: tuple[str, ...] = ()
-    while isinstance(content, Mapping):
-        inner = next((name for name in WRAPPERS if isinstance(content.get(name), Mapping)), None)
-        if inner is None:
-            break
-        content, way = content[inner], (*way, inner)
-    return content, way
+def unwrapped(content: object) -> object:
+    """What lies inside the entries that training code saves, however many stand round it."""
+    inner = [
+        content[name] for name in WRAPPERS if isinstance(content, Mapping) and isinstance(content.get(name), Mapping)
+    ]
+    return unwrapped(inner[0]) if inner else content
 
 
 def _names(keys: list[str]) -> str:

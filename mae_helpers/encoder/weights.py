@@ -130,7 +130,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
             _check_archive(path)
             with torch.serialization.safe_globals([argparse.Namespace]):
                 weights = torch.load(path, map_location="cpu", weights_only=True)
-            weights = unwrapped(weights)[0]
+            weights = unwrapped(weights)
     except Exception as error:  # each reader has exceptions of its own; the cause stays attached
         raise CheckpointError(
             f"{path}: not a readable checkpoint ({type(error).__name__}: {in_short(error)}); fetch it again from its source"

@@ -16,15 +16,8 @@ SUFFIXES = {
     *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".webp", ".tif", ".tiff"),
     *(".gif", ".ppm", ".pgm", ".pbm", ".pnm"),
 }
-FORMATS = (
-    "JPEG",
-    "PNG",
-    "BMP",
-    "WEBP",
-    "TIFF",
-    "GIF",
-    "PPM",
-)  # whatever the suffix says; others, such as EPS, start programs
+# Whatever the suffix says; others, such as EPS, start programs:
+FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "TIFF", "GIF", "PPM")
 LARGEST = 89_478_485  # pixels: where Pillow begins to warn of files that unpack to fill the memory
 
 

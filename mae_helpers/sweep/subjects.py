@@ -124,8 +124,8 @@ class Subject:
 
         CheckpointError where the weights are missing or not the right ones; their file is read each time it changed.
         """
-        model, images, path = self._model, self.images, weights.fetched(self._model)
+        model, images, path = weights.described(self._model), self.images, weights.fetched(self._model)
         seed, kind = self.seed if self.name == "random" else 0, torch.device(self.device).type
         what = [self.name, weights.file_hash(path), model.model, model.arguments, kind, seed, self.compute.identity]
         what += [images.state, list(images.ids), images.labels.tolist(), self.own_classes, images.input.model_dump()]
-        return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()
+        return hashlib.sha256(json.dumps(what, sort_keys=True, default=repr).encode()).hexdigest()
