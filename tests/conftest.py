@@ -132,8 +132,7 @@ TINY_RUN = {  # parameters that make every chapter run in seconds; each notebook
     "other_k": [2],
     "k": 3,
     "masks": 4,
-    "supervised_images_per_class": 2,
-    "control_images_per_class": 1,
+    "test_images_per_class": 3,
     "corruption_images_per_class": 1,
 }
 

@@ -41,9 +41,8 @@ def test_accuracy_table_by_hand():
         "sup": {"clean": np.float32([0, 1, 1, 2]), ("fog", 1): np.float32([1, 0, 0, 1])},
     }
     table = accuracy_table(predictions, seen(predictions, [0, 1, 1, 2]))
-    columns = "model level images top1_percent top1_low top1_high paired_percent"
+    columns = "model level images top1_percent top1_low top1_high"
     assert list(table.columns) == columns.split()
-    assert (table["paired_percent"] == table["top1_percent"]).all()
     assert table["model"].tolist() == ["mae", "mae", "sup", "sup"]
     assert table["level"].tolist() == ["clean", ("fog", 1)] * 2
     assert table["images"].tolist() == [4] * 4
@@ -66,12 +65,3 @@ def test_mean_and_interval_agree_with_the_standard_error():
     assert [low, high] == pytest.approx([mean - error, mean + error], abs=0.1 * error)
     assert mean_and_interval(values, seed=1) == (mean, low, high)
     assert mean_and_interval(values, seed=2) != (mean, low, high)
-
-
-def test_accuracy_on_the_images_that_all_models_saw():
-    few = seen(["sup"], [0, 1])
-    predictions = {"mae": {"clean": np.array([0, 0, 1, 2])}, "sup": {"clean": np.array([0, 1])}}
-    table = accuracy_table(predictions, seen(["mae"], [0, 1, 1, 2]) | few)
-    assert table["top1_percent"].tolist() == [75, 100]
-    assert table["paired_percent"].tolist() == [50, 100]
-    assert table["images"].tolist() == [4, 2]

@@ -93,13 +93,6 @@ def test_the_first_images_of_all_classes_come_before_the_second(made):
         closer.first_rows(mixed, 0)
 
 
-def test_values_are_picked_by_id(made):
-    wanted = made.images.take([7, 2])
-    np.testing.assert_array_equal(
-        closer.of_images(np.arange(24).reshape(12, 2), made.images, wanted), [[14, 15], [4, 5]]
-    )
-
-
 def test_the_numbers_stand_beside_the_image_and_level_that_they_belong_to(made):
     table = made.parts["occlusion"].set_index(["model", "level", "image"])
     assert len(table) == 2 * 2 * 12

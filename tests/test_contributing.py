@@ -192,7 +192,7 @@ def test_an_edit_of_the_perturbations_module_is_noticed_and_one_of_a_figure_is_n
 
 def test_the_sweep_gives_a_row_a_model_and_level(posterise, tiny_profile, tmp_path):
     here = chapter.begin(str(tiny_profile()), "cpu", results_folder=str(tmp_path / "results"))
-    sets = here.classifiers(per_class=4, supervised_per_class=4)
+    sets = dict.fromkeys(here.classifiers, here.images(per_class=4))
     levels = {"clean": Clean()} | {f"{bits} bits": posterise.Posterise(bits) for bits in (8, 3, 1)}
     table = accuracy_table(here.sweep(sets, levels, "prediction"), sets)
     assert list(table["model"].unique()) == ["mae_finetuned", "vit_supervised"]
@@ -232,7 +232,7 @@ def test_entropy_of_uniform_attention_is_log_n_and_of_attention_to_one_token_zer
 def test_the_rule_judges_as_the_claim_says():
     rule = defined(rules_pretrained, "# mae_helpers/verdicts/rules_pretrained.py").attention_is_spread
     for entropies, full, partly in (([9.0, 9.5], True, True), ([8.9, 9.5], False, True), ([8.0, 8.9], False, False)):
-        table = pd.DataFrame({"model": "mae_pretrained", "layer": [1, 2], "entropy_nats": entropies})
+        table = pd.DataFrame({"model": "encoder", "layer": [1, 2], "entropy_nats": entropies})
         table = table.assign(uniform_nats=10.0)
         found = rule(table)
         assert isinstance(found, Finding)

@@ -52,7 +52,8 @@ def test_demo_loads():
     assert demo.name == "demo"
     assert demo.images.source == "bundled"
     assert len(demo.images.classes) == 10
-    assert set(demo.models) == {"mae_pretrained", "mae_decoder", "mae_finetuned", "vit_supervised"}
+    assert set(demo.models) == {"mae_pretrained", "mae_finetuned", "vit_supervised"}
+    assert demo.decoder.checkpoint == "bundled:mae_decoder.safetensors"
     assert demo.models["mae_finetuned"].arguments["depth"] == 12
     assert demo.models["mae_pretrained"].checkpoint.startswith("bundled:")
     assert demo.second_images.source == "digits"
@@ -222,7 +223,14 @@ def model(**entries):
         ({"models": {"mae": "weights.pth"}}, ["models.mae is 'weights.pth'; use a mapping"]),
         ({"models": {3: {"checkpoint": "x"}}}, ["models.3 is 3; use text"]),
         ({"models": {"a\nb": {}}}, [r"models.a\nb has neither `checkpoint` nor `model`; give one"]),
-        (model(arguments={"img_size": 56}), ["models.mae", "img_size 56", "input.size is 32"]),
+        ({"models": {}}, ["models has none"]),
+        (
+            {"models": {"random": {"checkpoint": "x"}}},
+            ["models has none, or one called 'random'", "the control's name"],
+        ),
+        ({"models": {"a": {"model": "x", "title": "b"}, "b": {"model": "y"}}}, ["models has ['b'] twice; give each"]),
+        ({"study": {"encoder": "dino"}}, ["study.encoder is 'dino'; use one of models: mae_pretrained"]),
+        ({"study": {"encodr": "mae"}}, ["study has an unknown setting 'encodr'; did you mean 'encoder'?"]),
         (model(arguments={"depth": 1001}), ["models.mae.arguments", "'depth'", "1001; use numbers from 0 to 1000"]),
         (model(arguments={"depth": 900, "embed_dim": 9000}), ["models.mae.arguments", "larger than any", "lower"]),
         (model(arguments={"drop_rate": -0.1}), ["'drop_rate'", "-0.1; use numbers from 0 to"]),

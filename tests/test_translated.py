@@ -9,8 +9,8 @@ from conftest import TINY, make_vit
 from safetensors.torch import save_file
 
 from mae_helpers.encoder.vit import CheckpointError
-from mae_helpers.encoder.weights import load_model, normalisation
-from mae_helpers.profile.settings import Model, load_profile
+from mae_helpers.encoder.weights import input_of, load_model
+from mae_helpers.profile.settings import load_profile
 from mae_helpers.sweep.subjects import Subject
 
 IMAGES = torch.randn(3, 3, 32, 32, generator=torch.Generator().manual_seed(2))
@@ -89,10 +89,14 @@ def test_another_configuration_of_the_same_weights_is_another_model_to_a_sweep(t
     assert digests[0] == digests[1] != digests[2]
 
 
-def test_a_folder_has_the_normalisation_of_its_own(loaded, tmp_path):
+def test_a_folder_has_the_size_and_normalisation_of_its_own(tiny_profile, tmp_path):
+    transformers.ViTModel(transformers.ViTConfig(**SIZES)).save_pretrained(tmp_path)
     (tmp_path / "preprocessor_config.json").write_text(json.dumps({"image_mean": [0.5] * 3, "image_std": [0.2] * 3}))
-    assert normalisation(Model(checkpoint=str(tmp_path))) == ([0.5] * 3, [0.2] * 3)
-    assert normalisation(Model(checkpoint=str(tmp_path), mean=[0.1] * 3)) == ([0.1] * 3, [0.2] * 3)
+    own = {"checkpoint": str(tmp_path)}
+    profile = load_profile(tiny_profile(input={"size": 99}, models={"mine": own, "other": own | {"mean": [0.1] * 3}}))
+    for name, mean in (("mine", 0.5), ("other", 0.1)):
+        found = input_of(profile, name)
+        assert (found.size, found.mean, found.std) == (SIZES["image_size"], [mean] * 3, [0.2] * 3)
 
 
 @pytest.mark.parametrize(

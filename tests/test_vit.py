@@ -104,4 +104,4 @@ def test_a_profiles_model_is_checked_when_it_is_loaded(tiny_profile, tmp_path):
 )
 def test_what_is_no_model_of_this_kind_is_named(model, arguments, told):
     with pytest.raises(CheckpointError, match=told):
-        architecture(Model(checkpoint="mine", model=model, arguments=arguments), 32)
+        architecture(Model(checkpoint="mine", model=model, arguments=arguments))

@@ -26,11 +26,10 @@ def in_short(error: Exception) -> str:
     return str(error).strip().partition("\n")[0][:200]
 
 
-def architecture(model: Model, size: int | None = None) -> nn.Module:
+def architecture(model: Model) -> nn.Module:
     """The model that a profile describes, with random weights: timm's of that name, or one of its `arguments` alone.
 
-    CheckpointError where it is none of timm's classes in `KINDS`, or does not take square images of `size` pixels, where
-    that is given.
+    CheckpointError where it is none of timm's classes in `KINDS`.
     """
     what = model.model or "VisionTransformer"
     try:
@@ -44,11 +43,6 @@ def architecture(model: Model, size: int | None = None) -> nn.Module:
     if type(vit) not in KINDS:
         known = ", ".join(kind.__name__ for kind in KINDS)
         raise CheckpointError(f"{what}: it is a {type(vit).__name__}; of timm's classes, {known} are understood")
-    if size is not None and tuple(vit.patch_embed.img_size) != (size, size):
-        raise CheckpointError(
-            f"{what} takes images of {vit.patch_embed.img_size} pixels, but input.size is {size}; make them the same "
-            "(`arguments: {img_size: ...}` where the weights allow it)"
-        )
     return vit
 
 

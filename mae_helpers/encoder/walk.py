@@ -1,6 +1,6 @@
 """One batch through a Vision Transformer's blocks: seeded masking, and each layer's tokens, attention and head outputs."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -227,10 +227,16 @@ def mean_patch(state: LayerState) -> Tensor:
     return patch_tokens(state).mean(dim=1)
 
 
+def token_kinds(model: nn.Module) -> dict[str, Callable[[LayerState], Tensor]]:
+    """What is read of each layer of a model, by the name that tables give it; `cls` where the model has a CLS token."""
+    kinds = {"cls": cls_token, "mean_patch": mean_patch, "patch": patch_tokens}
+    return kinds if getattr(model, "cls_token", None) is not None else {name: kinds[name] for name in list(kinds)[1:]}
+
+
 def classify(model: nn.Module, state: LayerState, among: Sequence[int] | None = None) -> Tensor:
     """The class that the model's own head gives after its last layer, arg-max over all classes or `among` some: (B,)."""
     if model.num_classes == 0:
-        raise ValueError("this model has no classifier: use mae_finetuned or vit_supervised, or any with num_classes")
+        raise ValueError("this model has no classifier: use one with `num_classes` above 0")
     logits = model.forward_head(model.norm(state.tokens))  # [image, class]
     if among is None:
         return logits.argmax(dim=1)

@@ -18,7 +18,7 @@ from mae_helpers.encoder.decoder import Decoder
 from mae_helpers.encoder.downloads import cached, download, from_hub, timm_settings
 from mae_helpers.encoder.vit import KINDS, CheckpointError, architecture, check_heads, in_short
 from mae_helpers.profile.parameters import shown
-from mae_helpers.profile.settings import Model, Profile
+from mae_helpers.profile.settings import Input, Model, Profile
 
 WEIGHTS = Path(__file__).parents[1] / "demo" / "weights"
 FILES = ("model.safetensors", "pytorch_model.bin")  # what Hugging Face calls the weights in a folder
@@ -80,7 +80,7 @@ def identity(model: Model) -> str:
 
 def checkpoint_hashes(profile: Profile) -> dict[str, str]:
     """The SHA-256 of every checkpoint of the profile, by model."""
-    return {name: file_hash(fetched(model)) for name, model in profile.models.items()}
+    return {name: file_hash(fetched(model)) for name, model in profile.weights.items()}
 
 
 def verify(path: Path, expected: str | None) -> None:
@@ -206,7 +206,7 @@ def settings_of(profile: Profile, name: str) -> Model:
     return profile.models[name]
 
 
-def normalisation(model: Model) -> tuple[list[float] | None, list[float] | None]:
+def _normalisation(model: Model) -> tuple[list[float] | None, list[float] | None]:
     """A model's own mean and deviation a channel: as the profile says, or its checkpoint's folder, or timm of its own."""
     beside = Path(model.checkpoint or "", "preprocessor_config.json")
     if model.checkpoint and beside.is_file():
@@ -218,13 +218,32 @@ def normalisation(model: Model) -> tuple[list[float] | None, list[float] | None]
     return model.mean or list(known.mean), model.std or list(known.std)
 
 
+@cache
+def outline(model: Model) -> nn.Module:
+    """A model as its profile describes it, without weights and without memory: its size, head and tokens can be read."""
+    with torch.device("meta"):
+        return architecture(described(model))
+
+
+def input_of(profile: Profile, name: str) -> Input:
+    """How images become the input of the model `name`: at its own size, with its own normalisation or the profile's."""
+    model = settings_of(profile, name)
+    (height, width), (mean, std) = outline(model).patch_embed.img_size, _normalisation(model)
+    if height != width:
+        raise CheckpointError(
+            f"{profile.path}: models.{name} takes images of {height} x {width}; square ones are understood"
+        )
+    own = {"size": height, "mean": mean or profile.input.mean, "std": std or profile.input.std}
+    return profile.input.model_copy(update=own)
+
+
 def load_model(profile: Profile, name: str, device: torch.device | str = "cpu") -> nn.Module:
     """The profile's model `name` with its weights, ready to be read: float32, in evaluation mode, each block as assumed.
 
     Its attribute `loaded` says how its checkpoint was read, a phrase each.
     """
     model = described(settings_of(profile, name))
-    vit = architecture(model, profile.input.size).eval()
+    vit = architecture(model).eval()
     vit.loaded = load_strictly(vit, fetched(model))
     check_heads(vit, f"{profile.path}: models.{name}, {model.model or 'VisionTransformer'}")
     return vit.to(device)
@@ -236,14 +255,15 @@ def random_model(profile: Profile, name: str, device: torch.device | str = "cpu"
         trained = load_model(profile, name)
         torch.manual_seed(seed)
         vit = architecture(described(profile.models[name]))
-    vit.pos_embed = trained.pos_embed
+    if getattr(trained, "pos_embed", None) is not None:
+        vit.pos_embed = trained.pos_embed
     return vit.eval().to(device)
 
 
 def load_decoder(profile: Profile, device: torch.device | str = "cpu") -> nn.Module | None:
     """The demo's MAE decoder, for showing reconstructions; None where the profile has none."""
-    if "mae_decoder" not in profile.models:
+    if profile.decoder is None:
         return None
     decoder = Decoder()
-    load_strictly(decoder, fetched(profile.models["mae_decoder"]))
+    load_strictly(decoder, fetched(profile.decoder))
     return decoder.eval().to(device)

@@ -13,12 +13,12 @@ from mae_helpers.figures.subspaces import control_curves
 ACCURACY = {"ylabel": "top-1 accuracy (%)", "ylim": (0, 100)}
 
 
-def _separation(table: pd.DataFrame, ax: Axes) -> None:
+def _separation(table: pd.DataFrame, ax: Axes, study: Mapping[str, str]) -> None:
     rows = table[table["token"] == "mean_patch"]
     layer_curves(rows, "knn_percent", "kNN accuracy (%)", ax, rows["chance_percent"].iloc[0])
 
 
-def _distance(table: pd.DataFrame, ax: Axes) -> None:
+def _distance(table: pd.DataFrame, ax: Axes, study: Mapping[str, str]) -> None:
     rows = table[(table["images"] == "first") & (table["model"] != "random")]
     shares = (100 * rows["distance_px"] / rows["uniform_px"]).groupby([rows["model"], rows["layer"]], sort=False)
     ends = shares.agg(["min", "median", "max"]).reset_index()
@@ -28,29 +28,31 @@ def _distance(table: pd.DataFrame, ax: Axes) -> None:
     layer_axis(ax, rows["layer"])
 
 
-def _angles(table: pd.DataFrame, ax: Axes) -> None:
-    control_curves(table[(table["model"] == "mae_pretrained") & table["main"]], ax, "")
+def _angles(table: pd.DataFrame, ax: Axes, study: Mapping[str, str]) -> None:
+    control_curves(table[(table["model"] == study["encoder"]) & table["main"]], ax, "")
 
 
-def _blur(table: pd.DataFrame, ax: Axes) -> None:
+def _blur(table: pd.DataFrame, ax: Axes, study: Mapping[str, str]) -> None:
     curves(table, "level", "top1_percent", ax, band=("top1_low", "top1_high"))
     ax.set(xlabel="blur level", **ACCURACY)
     ax.tick_params(axis="x", labelsize="x-small", rotation=45)
 
 
-def _occlusion(table: pd.DataFrame, ax: Axes) -> None:
+def _occlusion(table: pd.DataFrame, ax: Axes, study: Mapping[str, str]) -> None:
     rows = table[table["ranking"] == "cls_rollout"]
     curves(rows, "occlusion_percent", "top1_percent", ax, band=("top1_low", "top1_high"))
     ax.set(xlabel="masked patches (%)", **ACCURACY)
 
 
-def _alignment(table: pd.DataFrame, ax: Axes) -> None:
-    rows = table[(table["model"] == "mae_finetuned") & (table["perturbation"] == "gaussian_blur")]
+def _alignment(table: pd.DataFrame, ax: Axes, study: Mapping[str, str]) -> None:
+    rows = table[(table["model"] == study["classifier"]) & (table["perturbation"] == "gaussian_blur")]
     against(rows, "mean_cosine", "top1_percent", "level", ax)
     ax.set(xlabel="mean cosine with clean", ylabel=ACCURACY["ylabel"])
 
 
-PANELS: dict[str, tuple[str, Callable[[pd.DataFrame, Axes], None]]] = {  # by table: what it shows, and how
+PANELS: dict[
+    str, tuple[str, Callable[[pd.DataFrame, Axes, Mapping[str, str]], None]]
+] = {  # by table: what it shows, and how
     "fig1_fig2_separability": ("Classes by layer (Fig. 1b)", _separation),
     "fig3_attention_distance": ("Attention distance (Fig. 3)", _distance),
     "fig4_principal_angles": ("Class subspaces (Fig. 4)", _angles),
@@ -60,12 +62,15 @@ PANELS: dict[str, tuple[str, Callable[[pd.DataFrame, Axes], None]]] = {  # by ta
 }
 
 
-def overview(tables: Mapping[str, pd.DataFrame]) -> Figure:
-    """Six panels, each from one of the `tables` that PANELS names; a table that is missing leaves its panel empty."""
+def overview(tables: Mapping[str, pd.DataFrame], study: Mapping[str, str]) -> Figure:
+    """Six panels, each from one of the `tables` that PANELS names; a table that is missing leaves its panel empty.
+
+    `study` has the encoder and the classifier that some panels show alone.
+    """
     figure, axes = panels(len(PANELS), 3, 3.3)
     for letter, ax, (name, (title, draw)) in zip("abcdef", axes, PANELS.items(), strict=True):
         if name in tables:
-            draw(tables[name], ax)
+            draw(tables[name], ax, study)
             ax.legend(fontsize="x-small")
         else:
             ax.text(0.5, 0.5, "not computed in this run", ha="center", transform=ax.transAxes)

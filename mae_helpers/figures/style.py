@@ -1,8 +1,9 @@
 """One look for all figures: names and colours, curves, panels, axes, grids of images."""
 
+import itertools
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 
 import matplotlib as mpl
@@ -37,6 +38,7 @@ LOOKS = {  # of the lines of a figure, by the column that tells them apart: name
         "split_half": ("random halves of one class", "#009E73", "D"),
     },
 }
+FURTHER = (("#009E73", "D"), ("#CC79A7", "v"), ("#E69F00", "P"), ("#000000", "X"), ("#8C6D31", "*"))  # models' looks
 MODEL_NAMES = {model: name for model, (name, _, _) in LOOKS["model"].items()}
 MODEL_COLOURS = {model: colour for model, (_, colour, _) in LOOKS["model"].items()}
 CLASS_COLOURS = sns.color_palette("colorblind", 10)
@@ -62,6 +64,15 @@ def class_colours(names: Sequence[str]) -> dict[str, tuple]:
     """A colour for each class: ten that are easy to tell apart, or as many hues as there are classes."""
     palette = CLASS_COLOURS if len(names) <= len(CLASS_COLOURS) else sns.husl_palette(len(names))
     return dict(zip(names, palette, strict=False))
+
+
+def use_models(titles: Mapping[str, str]) -> None:
+    """Give each model of a run, in its order, the name in `titles` and a look of its own: the usual ones keep theirs."""
+    looks, further = LOOKS["model"], itertools.cycle(FURTHER)
+    for model, title in titles.items():
+        look = looks[model][1:] if model in looks else next(further)
+        looks[model] = (title, *look)
+        MODEL_NAMES[model], MODEL_COLOURS[model] = title, look[0]
 
 
 def use_style() -> None:

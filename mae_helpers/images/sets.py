@@ -115,10 +115,8 @@ class ImageSet:
         kept = {"labels": self.labels[rows], "classes": self.classes[rows]}
         return replace(self, ids=[self.ids[row] for row in rows], pixels=lambda row: self.pixels(rows[row]), **kept)
 
-    def normalised_as(self, mean: Sequence[float] | None, std: Sequence[float] | None) -> "ImageSet":
-        """The same images with another model's normalisation, or this very set where that is None."""
-        if mean is None:
-            return self
+    def normalised_as(self, mean: Sequence[float], std: Sequence[float]) -> "ImageSet":
+        """The same images with another model's normalisation."""
         return replace(self, input=self.input.model_copy(update={"mean": list(mean), "std": list(std)}))
 
     def changed(self, change: Change) -> "ImageSet":

@@ -35,19 +35,12 @@ def top1_percent(correct: np.ndarray, seed: int = 0) -> dict[str, float]:
     return {name: 100 * value for name, value in zip(names, mean_and_interval(correct, seed), strict=True)}
 
 
-def accuracy_table(predictions: ByLevel, sets: Sets, seed: int = 0, paired: Labelled | None = None) -> pd.DataFrame:
-    """Accuracy of predicted classes (images,) by model and level: model, level, images, top1_percent, _low, _high.
-
-    paired_percent is that on the images of `paired` alone, by default the smallest set: the one to compare models by.
-    """
-    common = list((paired or min(sets.values(), key=lambda seen: len(seen.ids))).ids)
-    among = {model: np.isin(seen.ids, common) for model, seen in sets.items()}
+def accuracy_table(predictions: ByLevel, sets: Sets, seed: int = 0) -> pd.DataFrame:
+    """Accuracy of predicted classes (images,) by model and level: model, level, images, top1_percent, _low, _high."""
     return pd.DataFrame(
-        {"model": model, "level": level, "images": len(correct)}
-        | top1_percent(correct, seed)
-        | {"paired_percent": 100 * float(correct[among[model]].mean())}
+        {"model": model, "level": level, "images": len(predicted)} | top1_percent(predicted == sets[model].labels, seed)
         for model, levels in predictions.items()
-        for level, correct in ((level, predicted == sets[model].labels) for level, predicted in levels.items())
+        for level, predicted in levels.items()
     )
 
 

@@ -42,7 +42,7 @@ def reconstruct(
     """
     if ratio == 0:
         raise ValueError("masking ratio 0: nothing is masked, so there is nothing to reconstruct; use a share above 0")
-    device = model.pos_embed.device
+    device = next(model.parameters()).device
     ((_, ids, batch),) = images.batches(len(images))
     batch = batch.to(device)  # [image, channel, row, column]
     visible = visible_patches(ids, model.patch_embed.num_patches, ratio, seed).to(device)

@@ -56,7 +56,9 @@ def _kind(name: str, defaults: Sequence[object]) -> tuple[Any, str]:
     count, counts = Annotated[int, Field(ge=low, le=high)], f"whole numbers from {low} to {high}"
     if name == "scheduler":  # a number of local workers, or the address of others: see sweep.workers
         return count | str | None, f"{counts}, {TEXT}, or null"
-    some = next((default for default in defaults if default is not None), "")
+    if name == "models":  # some of a profile's
+        return list[str] | None, f"{WORDS[list[str]]}, or null"
+    some = next((default for default in defaults if default is not None), 1 if name.endswith(ALL_WHERE_NONE) else "")
     one = type(some[0] if isinstance(some, list) else some)
     one = float if one is int and name in MEASURED else one
     words = counts if one is int else WORDS[list[one] if isinstance(some, list) else one]

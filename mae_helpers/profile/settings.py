@@ -17,6 +17,9 @@ from mae_helpers.profile.parameters import TEXT, shown
 
 BUNDLED = Path(__file__).parent
 ROOT = BUNDLED.parents[1]
+ROLES = {"encoder": "mae_pretrained", "classifier": "mae_finetuned", "beside": "vit_supervised"}  # by usual names
+USUAL_TITLES = dict(zip(ROLES.values(), ("MAE, pretrained", "MAE, fine-tuned", "ViT, supervised"), strict=True))
+CONTROL = "random"  # what chapters call the encoder's architecture with random weights
 VARIABLE = re.compile(r"\$\{(\w+)(?::-([^}]*))?\}")  # ${NAME} or ${NAME:-default}, as in a shell
 ADDRESS = re.compile(r"https?://[^\s/]+/(\S*/)?[^\s/?#]*[^\s/?#.]")
 OUTSIDE = re.compile(r"pretrained.*|checkpoint.*|cache_dir|scriptable|exportable")  # what timm would fetch or load
@@ -163,9 +166,11 @@ class Model(_Settings):
     """A Vision Transformer and its weights: architecture, where the file lies or comes from, and its normalisation.
 
     `model` is the name of one in timm, `arguments` are passed to it, or to `VisionTransformer` where no name is given.
-    The weights are the file `checkpoint`; where that is missing, what `url` leads to, or timm's own of that name.
+    The weights are the file `checkpoint`; where that is missing, what `url` leads to, or timm's own of that name. The
+    input's side and, where `mean` and `std` are not given here, its normalisation are read from the model.
     """
 
+    title: str = ""
     checkpoint: FileName | None = None
     model: TimmName | None = None
     arguments: Annotated[dict[str, Any], AfterValidator(_buildable)] = {}
@@ -179,6 +184,22 @@ class Model(_Settings):
         if not self.checkpoint and not self.model:
             raise ValueError("has neither `checkpoint` nor `model`; give one of them")
         return self
+
+
+class Study(_Settings):
+    """Whom the paper's claims are about, by their names among a profile's models; the rules alone need to know.
+
+    `encoder` is the pretrained one, `classifier` the fine-tuned one, `beside` what both are compared with.
+    """
+
+    encoder: str | None = None
+    classifier: str | None = None
+    beside: str | None = None
+
+    @property
+    def said(self) -> dict[str, str]:
+        """The roles that are filled."""
+        return {role: name for role, name in self if name is not None}
 
 
 class Computing(_Settings):
@@ -197,6 +218,8 @@ class Profile(_Settings):
     images: Images
     input: Input
     models: dict[str, Model]
+    study: Study = Study()
+    decoder: Model | None = None  # the demo's own alone: see encoder.decoder
     title: str = ""
     about: str = ""
     three_classes: Annotated[list[str], BeforeValidator(_names)] = []
@@ -208,13 +231,43 @@ class Profile(_Settings):
     parameters: dict[str, Any] = {}  # of notebooks, where this profile wants other defaults
     path: Path | None = None  # where it was read
 
+    @property
+    def titles(self) -> dict[str, str]:
+        """What figures and tables call each model."""
+        return {name: model.title or USUAL_TITLES.get(name, name) for name, model in self.models.items()}
+
+    @property
+    def encoder(self) -> str:
+        """The encoder that the paper's claims are about; the first model, where `study` names none."""
+        return self.study.encoder or next(iter(self.models))
+
+    @property
+    def weights(self) -> dict[str, Model]:
+        """All that has a checkpoint, by name."""
+        return self.models | ({"mae_decoder": self.decoder} if self.decoder else {})
+
+    @pydantic.model_validator(mode="before")
+    @classmethod
+    def _usual(cls, values: Any) -> Any:
+        """A profile without `study`, whose models have the usual names, and with its decoder among them."""
+        models = values.get("models") if isinstance(values, dict) else None
+        if not isinstance(models, dict):
+            return values
+        rest = {name: model for name, model in models.items() if name != "mae_decoder"}
+        decoder = {"decoder": models["mae_decoder"]} if len(rest) < len(models) else {}
+        study = {role: name for role, name in ROLES.items() if name in rest}
+        return decoder | {"study": study} | values | {"models": rest}
+
     @pydantic.model_validator(mode="after")
     def _agrees(self) -> "Profile":
-        for name, model in self.models.items():
-            side = model.arguments.get("img_size", self.input.size)
-            if side != self.input.size:
-                what = f"models.{shown(name)[1:-1]} has img_size {shown(side)}"
-                raise ValueError(f"{what}, but input.size is {self.input.size}; make them the same")
+        if not self.models or CONTROL in self.models:
+            raise ValueError(f"models has none, or one called {CONTROL!r}, which is the control's name; correct it")
+        again = [title for title, times in Counter(self.titles.values()).items() if times > 1]
+        if again:
+            raise ValueError(f"models has {shown(again)} twice; give each model a `title` of its own")
+        for role, name in self.study.said.items():
+            if name not in self.models:
+                raise ValueError(f"study.{role} is {shown(name)}; use one of models: {', '.join(self.models)}")
         strange = set(self.three_classes) - set(self.images.classes)
         if self.images.classes and self.images.classes != "all" and strange:
             raise ValueError(f"three_classes has {shown(sorted(strange))}, which images.classes lacks; add them there")

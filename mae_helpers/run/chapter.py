@@ -12,11 +12,12 @@ from torch import nn
 
 from mae_helpers.encoder import weights as checkpoints
 from mae_helpers.encoder.passes import Statistic, one_pass
-from mae_helpers.figures.style import use_style
+from mae_helpers.encoder.vit import CheckpointError
+from mae_helpers.figures.style import use_models, use_style
 from mae_helpers.images.sets import ImageSet, fingerprint, left_out
 from mae_helpers.perturbations.levels import Perturbation
 from mae_helpers.profile.machine import Compute, computing_of, pick_device
-from mae_helpers.profile.parameters import check_parameter
+from mae_helpers.profile.parameters import check_parameter, shown
 from mae_helpers.profile.settings import Images, Profile, load_profile
 from mae_helpers.run import tables as results
 from mae_helpers.sweep.subjects import Subject, open_source
@@ -34,6 +35,7 @@ class Chapter:
     tables: Path
     compute: Compute = field(default_factory=Compute)
     workers: Workers | None = None
+    models: tuple[str, ...] | None = None  # of the profile's, those to look at; all where it is None
 
     def _opened(self, source: Images) -> ImageSet:
         state, pixels = fingerprint(source), self.tables / "pixels"
@@ -68,24 +70,43 @@ class Chapter:
         return {name: self._opened(source) for name, source in sources if not left_out(source)}
 
     def model(self, name: str) -> nn.Module:
-        """A model of the profile by name, read once; `random` is mae_pretrained's architecture with random weights."""
+        """A model of the profile by name, read once; `random` is the encoder's architecture with random weights."""
         return self._subject(name).open()
+
+    @property
+    def encoders(self) -> list[str]:
+        """The models to look at, in the profile's order."""
+        return [name for name in self.profile.models if self.models is None or name in self.models]
+
+    @cached_property
+    def study(self) -> dict[str, str]:
+        """Whom the paper's claims are about, a model a role; where the profile does not say, the first that can be it."""
+        said = self.profile.study.said
+        first = [name for name in self._classifying if name != said.get("beside")][:1]
+        return {"encoder": self.encoders[0]} | dict(zip(["classifier"], first, strict=False)) | said
+
+    @property
+    def encoder(self) -> str:
+        """The encoder that a chapter shows most of: the one that the claims are about, if it is to be looked at."""
+        return self.study["encoder"] if self.study["encoder"] in self.encoders else self.encoders[0]
+
+    @property
+    def classifiers(self) -> list[str]:
+        """Those of `encoders` that give classes, the one that the claims are about first; CheckpointError for none."""
+        if not self._classifying:
+            raise CheckpointError(
+                f"{self.profile.path}: none of the models {', '.join(self.encoders)} has a classifier; add one with a head "
+                "(`num_classes` above 0), or run chapters 01 to 04 alone"
+            )
+        return sorted(self._classifying, key=lambda name: name != self.study["classifier"])
+
+    @cached_property
+    def _classifying(self) -> list[str]:
+        return [name for name in self.encoders if checkpoints.outline(self.profile.models[name]).num_classes]
 
     def _subject(self, name: str, device: str | None = None) -> Subject:
         settings = {"seed": self.seed, "precision": self.compute.precision, "pixels": self.tables / "pixels"}
         return Subject(self.profile, name, self.profile.images, device=device or str(self.device), **settings)
-
-    def classifiers(self, per_class: int | None, supervised_per_class: int | None) -> dict[str, ImageSet]:
-        """The profile's classifiers and the images that each is tested on: the first so many of each class.
-
-        The fine-tuned MAE, and the supervised ViT where there is one, on no more images than MAE.
-        """
-        checkpoints.settings_of(self.profile, "mae_finetuned")
-        fewer = [count for count in (per_class, supervised_per_class) if count is not None]
-        sets = {"mae_finetuned": self.images(per_class=per_class)}
-        if "vit_supervised" in self.profile.models:
-            sets["vit_supervised"] = self.images(per_class=min(fewer, default=None))
-        return sets
 
     @property
     def is_paper(self) -> bool:
@@ -93,25 +114,26 @@ class Chapter:
         return self.profile.same_as_paper
 
     def seen_by(self, name: str, chosen: ImageSet) -> ImageSet:
-        """`chosen` with the normalisation that the model `name` was trained with."""
+        """`chosen` at the size and with the normalisation that the model `name` was trained with."""
         return self._subject(name).seen(chosen)
 
     def compare(
         self,
         models: Sequence[str],
         chosen: ImageSet,
-        statistics: Callable[[], dict[str, Statistic]],
+        statistics: Callable[[nn.Module], dict[str, Statistic]],
         ratio: float = 0.0,
     ) -> dict[str, dict]:
-        """One pass of `chosen` through each model: the results of fresh `statistics()` by model name.
+        """One pass of `chosen` through each model: the results of its `statistics(model)` by model name.
 
-        All models see the same masks; each gets the normalisation that it was trained with.
+        Models of the same grid see the same masks; each gets images at its own size and normalisation.
         """
         settings = {"ratio": ratio, "seed": self.seed, "compute": self.compute}
-        return {
-            name: one_pass(self.model(name), self.seen_by(name, chosen), statistics(), label=name, **settings)
-            for name in models
-        }
+        found = {}
+        for name in models:
+            model, seen = self.model(name), self.seen_by(name, chosen)
+            found[name] = one_pass(model, seen, statistics(model), label=name, **settings)
+        return found
 
     def sweep(
         self, sets: Mapping[str, ImageSet], levels: Mapping[Hashable, Perturbation], measure: str
@@ -164,17 +186,23 @@ def begin(
     results_folder: str | None = None,
     precision: str | None = None,
     scheduler: int | str | None = None,
+    models: Sequence[str] | None = None,
 ) -> Chapter:
     """Open a profile for a notebook, put the book's figure style on, and fix PyTorch's seed.
 
-    `scheduler` says where cells are computed: None in this process, a number on as many local workers, an address on
-    those of a Dask cluster. Trouble with any of these is raised here, before anything is computed.
+    `models` are those of the profile to look at, by default all. `scheduler` says where cells are computed: None in this
+    process, a number on as many local workers, an address on those of a Dask cluster. Trouble with any of these is raised
+    here, before anything is computed.
     """
     check_parameter("seed", seed, [0])
     loaded = load_profile(profile)
     compute, tables = computing_of(loaded.compute, precision), results.folder(loaded, results_folder)
     workers = None if scheduler is None else Workers(scheduler, device)
-    chapter = Chapter(loaded, pick_device(device), seed, tables, compute, workers)
+    if strange := [name for name in models or () if name not in loaded.models]:
+        raise ValueError(f"parameter 'models' has {shown(strange)}; {loaded.path} has {', '.join(loaded.models)}")
+    chosen = tuple(models) if models else None
+    chapter = Chapter(loaded, pick_device(device), seed, tables, compute, workers, chosen)
     torch.manual_seed(seed)
     use_style()
+    use_models(loaded.titles)
     return chapter

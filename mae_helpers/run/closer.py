@@ -58,12 +58,6 @@ def first_rows(images: ImageSet, per_class: int) -> list[int]:
     return numbers[numbers < per_class].sort_values(kind="stable").index.tolist()
 
 
-def of_images(values: np.ndarray, images: ImageSet, wanted: ImageSet) -> np.ndarray:
-    """Those of `values` (images, ...) that belong to the `wanted` of `images`, in their order."""
-    rows = {name: row for row, name in enumerate(images.ids)}
-    return values[[rows[name] for name in wanted.ids]]
-
-
 def overlay(pixels: np.ndarray, scores: np.ndarray) -> np.ndarray:
     """An image (H, W, 3) in [0, 1] under a heatmap, 65 % opaque, of its patches' scores (N,) from lowest to highest."""
     grid, (height, width) = round(len(scores) ** 0.5), pixels.shape[:2]

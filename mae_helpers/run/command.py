@@ -42,10 +42,8 @@ def check_inputs(profile: Profile, device: str) -> None:
         if source is not None and sets.left_out(source):
             print(sets.why_left_out(source, what), file=sys.stderr)
     for name in profile.models:
-        if name == "mae_decoder":
-            weights.load_decoder(profile)
-        else:
-            weights.load_model(profile, name)
+        weights.load_model(profile, name)
+    weights.load_decoder(profile)
 
 
 def default_jobs(device: str, scheduler: int | str | None = None) -> int:

@@ -79,14 +79,14 @@ def folder(profile: Profile, results: str | Path | None = None) -> Path:
 def data_fingerprint(profile: Profile) -> str:
     """A digest of the profile's input and models, of its images and checkpoints, and of what lies beside the bundled ones."""
     parts = {"input", "same_as_paper", "compute", "models"}
-    elsewhere = {"models": {"__all__": {"checkpoint"}}}  # the file counts, wherever it lies
+    elsewhere = {"models": {"__all__": {"checkpoint", "title"}}}  # the file counts, wherever it lies
     digest = hashlib.sha256(profile.model_dump_json(include=parts, exclude=elsewhere).encode())
     for source in (profile.images, profile.second_images, *profile.shifted_images.values()):
         digest.update(b"" if images.left_out(source) else images.fingerprint(source).encode())
     digest.update(repr(imagenet_c.file_levels(profile.imagenet_c, profile.images.classes)).encode())
     for path in sorted(WEIGHTS.glob("*.[cj]s*")):
         digest.update(path.read_bytes())
-    for name, model in profile.models.items():
+    for name, model in profile.weights.items():
         digest.update(f"{name} {identity(model)}\n".encode())
     return digest.hexdigest()
 

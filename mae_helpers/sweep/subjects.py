@@ -15,7 +15,7 @@ from mae_helpers.encoder.vit import compile_blocks
 from mae_helpers.images.decoded import decoded
 from mae_helpers.images.sets import ImageSet, fingerprint, open_images
 from mae_helpers.profile.machine import Compute, computing_of
-from mae_helpers.profile.settings import Images, Input, Model, Profile
+from mae_helpers.profile.settings import CONTROL, Images, Input, Model, Profile
 
 
 @cache
@@ -24,8 +24,8 @@ def open_model(profile: Profile, name: str, device: str, seed: int, compiled: bo
 
     What its checkpoint took to be read, such as a decoder that is not used or positions resampled, is printed.
     """
-    if name == "random":
-        model = weights.random_model(profile, "mae_pretrained", device, seed)
+    if name == CONTROL:
+        model = weights.random_model(profile, profile.encoder, device, seed)
     else:
         model = weights.load_model(profile, name, device)
         if model.loaded:
@@ -47,8 +47,8 @@ def open_source(source: Images, settings: Input, state: str, pixels: Path | None
 class Subject:
     """A model of a profile and the images that it is shown: small, and the same in every process that opens it.
 
-    `rows` are those of the images of `source`, whose files had that `state`; `random` is a model with mae_pretrained's
-    architecture and random weights of that `seed`; decoded images are kept in the folder `pixels`, where there is one.
+    `rows` are those of the images of `source`, whose files had that `state`; `random` is a model with the
+    encoder's architecture and random weights of that `seed`; decoded images are kept in the folder `pixels`, where there is one.
     `among` are the classes that `own_prediction` chooses from: where it is None, those that the images are of.
     """
 
@@ -72,8 +72,8 @@ class Subject:
             empty = replace(self, source=images.source, state=images.state)
             places = {one: row for row, one in enumerate(empty._all.ids)}
             found = replace(empty, rows=tuple(places.get(one, -1) for one in images.ids))
-            settings = (self.profile.input, found.images.input)
-            if -1 not in found.rows and images.input in settings and np.array_equal(images.labels, found.images.labels):
+            known = images.input in (self.profile.input, self.input)
+            if known and -1 not in found.rows and np.array_equal(images.labels, found.images.labels):
                 return found
         raise ValueError(
             f"{self.name}: these images come from no profile, or were changed since; a sweep opens images by itself, so "
@@ -91,22 +91,34 @@ class Subject:
         return computing_of(self.profile.compute, self.precision)
 
     @property
+    def _described(self) -> str:
+        """The model that the profile describes: the control is of the encoder's architecture."""
+        return self.profile.encoder if self.name == CONTROL else self.name
+
+    @property
     def _model(self) -> Model:
-        return weights.settings_of(self.profile, "mae_pretrained" if self.name == "random" else self.name)
+        return weights.settings_of(self.profile, self._described)
 
     def open(self) -> nn.Module:
         """The model on its device, read once a process, and anew where its file was replaced."""
         file = weights.identity(self._model)
         return open_model(self.profile, self.name, self.device, self.seed, self.compute.compile, file)
 
+    @cached_property
+    def input(self) -> Input:
+        """How images become what the model takes: at its own size and normalisation."""
+        return weights.input_of(self.profile, self._described)
+
     @property
     def _all(self) -> ImageSet:
         state = self.state or fingerprint(self.source)
-        return open_source(self.source, self.profile.input, state, self.pixels, self.compute.workers)
+        settings = self.profile.input.model_copy(update={"size": self.input.size})
+        return open_source(self.source, settings, state, self.pixels, self.compute.workers)
 
     def seen(self, images: ImageSet) -> ImageSet:
-        """`images` with the normalisation that the model was trained with."""
-        return images.normalised_as(*weights.normalisation(self._model))
+        """`images` at the size and with the normalisation that the model was trained with."""
+        same = images.input.size == self.input.size
+        return images.normalised_as(self.input.mean, self.input.std) if same else self.showing(images).images
 
     @cached_property
     def images(self) -> ImageSet:
@@ -125,7 +137,7 @@ class Subject:
         CheckpointError where the weights are missing or not the right ones; their file is read each time it changed.
         """
         model, images, path = weights.described(self._model), self.images, weights.fetched(self._model)
-        seed, kind = self.seed if self.name == "random" else 0, torch.device(self.device).type
+        seed, kind = self.seed if self.name == CONTROL else 0, torch.device(self.device).type
         what = [self.name, weights.file_hash(path), model.model, model.arguments, kind, seed, self.compute.identity]
         what += [images.state, list(images.ids), images.labels.tolist(), self.own_classes, images.input.model_dump()]
         return hashlib.sha256(json.dumps(what, sort_keys=True, default=repr).encode()).hexdigest()

@@ -1,12 +1,13 @@
 """What a rule returns, and what several rules read alike from a run's tables."""
 
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 
 import pandas as pd
 from scipy.stats import spearmanr
 
-MAE, VIT = "mae_finetuned", "vit_supervised"
+ENCODER, CLASSIFIER, BESIDE, CONTROL = "encoder", "classifier", "beside", "random"  # whom the claims are about
 
 
 class NotTestedError(Exception):
@@ -24,7 +25,15 @@ class Finding:
     note: str = ""
 
 
-def select(table: pd.DataFrame, model: str = MAE, **columns: object) -> pd.DataFrame:
+def in_roles(table: pd.DataFrame, study: Mapping[str, str]) -> pd.DataFrame:
+    """The rows of a run's models under the roles that `study` gives them, and the control's; a model may have two."""
+    if "model" not in table:
+        return table
+    roles = study | {CONTROL: CONTROL}
+    return pd.concat([table[table["model"] == name].assign(model=role) for role, name in roles.items()])
+
+
+def select(table: pd.DataFrame, model: str = CLASSIFIER, **columns: object) -> pd.DataFrame:
     """The rows with these values; NotTestedError where there are none."""
     for name, value in {"model": model, **columns}.items():
         table = table[table[name] == value]
@@ -41,7 +50,7 @@ def needed(values: pd.Series, *labels: object) -> pd.Series:
 
 
 def levels(
-    table: pd.DataFrame, value: str, *labels: object, by: str = "level", model: str = MAE, **columns: object
+    table: pd.DataFrame, value: str, *labels: object, by: str = "level", model: str = CLASSIFIER, **columns: object
 ) -> pd.Series:
     """Means of a column by level, `labels` among them: levels that are numbers in their order, names as they come."""
     values = select(table, model, **columns).groupby(by, sort=False)[value].mean()

@@ -8,6 +8,7 @@ import pandas as pd
 from pandas.io.formats.style import Styler
 from scipy.stats import spearmanr
 
+from mae_helpers.figures.style import MODEL_NAMES
 from mae_helpers.measures.accuracy import mean_and_interval
 
 PUBLISHED = Path(__file__).parent / "published"
@@ -54,17 +55,22 @@ def ends(table: pd.DataFrame, value: str) -> tuple[str, ...]:
     return (low, high) if low in table and high in table else ()
 
 
-def compare(table: pd.DataFrame, name: str, keys: Sequence[str], values: Sequence[str]) -> pd.DataFrame:
-    """The fine-tuned MAE's rows with the published ones of the same `keys`: for each value v, v_paper and v_difference.
+def compare(
+    table: pd.DataFrame, name: str, keys: Sequence[str], values: Sequence[str], models: Sequence[str] = ()
+) -> pd.DataFrame:
+    """The first model's rows with the published ones of the same `keys`: for each value v, v_paper and v_difference.
 
-    v_difference_low and _high are the ends of v's interval, where it has one, less the published value. The supervised
-    ViT's first value stands beside as v_vit. Rows that the paper lacks stay, with missing values.
+    `models` are the table's, by default; the first is the one that is compared. v_difference_low and _high are the ends
+    of v's interval, where it has one, less the published value. The other models' first value stands beside, v_of_<model>.
+    Rows that the paper lacks stay, with missing values.
     """
     keys = list(keys)
     paper, table = (_as_text(rows, keys) for rows in (published(name), table))
-    both, vit = (table[table["model"] == model] for model in ("mae_finetuned", "vit_supervised"))
-    if len(vit):
-        both = both.merge(vit[[*keys, values[0]]], on=keys, how="left", suffixes=("", "_vit"))
+    first, *others = models or table["model"].unique()
+    both = table[table["model"] == first]
+    for other in others:
+        beside = table.loc[table["model"] == other, [*keys, values[0]]]
+        both = both.merge(beside, on=keys, how="left", suffixes=("", f"_of_{other}"))
     both = both.merge(paper[[*keys, *values]], on=keys, how="left", suffixes=("", "_paper"))
     for value in values:
         for side, column in zip(SIDES, (value, *ends(both, value)), strict=False):
@@ -131,7 +137,7 @@ def _greyed(styler: Styler, cells: object, headings: Sequence[str], **where: obj
 def show(
     table: pd.DataFrame, formats: dict[str, str], same_data: bool, headings: dict | None = None, source: str = "paper"
 ) -> Styler:
-    """The columns of `formats` for a page, with intervals; `_vit`, `_paper` and `_difference` follow theirs.
+    """The columns of `formats` for a page, with intervals; other models, `_paper` and `_difference` follow theirs.
 
     Unless this run uses the `same_data`, published values are grey under a heading that says so, and no difference is
     shown. `source` is what the published values are called, such as paper or released.
@@ -140,7 +146,8 @@ def show(
     for name, style in formats.items():
         heading = (headings or {}).get(name, name.replace("_", " "))
         texts[heading] = _column(table, name, style)
-        beside = {f"{name}_vit": f"{heading} (ViT)", f"{name}_paper": heading + called}
+        beside = {f"{name}_of_{model}": f"{heading} ({title})" for model, title in MODEL_NAMES.items()}
+        beside |= {f"{name}_paper": heading + called}
         texts |= {words: _column(table, column, style) for column, words in beside.items() if column in table}
         if same_data and f"{name}_difference" in table:
             texts[f"{heading} (difference)"] = _column(table, f"{name}_difference", _signed(style))

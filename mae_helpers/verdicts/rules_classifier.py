@@ -4,7 +4,7 @@ from itertools import pairwise
 
 import pandas as pd
 
-from mae_helpers.verdicts.finding import MAE, VIT, Finding, kept, levels, select, steps
+from mae_helpers.verdicts.finding import BESIDE, CLASSIFIER, Finding, kept, levels, select, steps
 from mae_helpers.verdicts.published import paper
 
 NINE = ["snow", "frost", "fog", "brightness", "defocus_blur", "motion_blur", "contrast", "pixelate", "jpeg_compression"]
@@ -58,7 +58,7 @@ def occlusion_knee(fig5: pd.DataFrame) -> Finding:
 
 def any_subset_serves(fig5: pd.DataFrame) -> Finding:
     """Fig. 5: guided against random masking at 50 %, each as a share of its images' clean accuracy."""
-    curves = [levels(fig5, "paired_percent", 0, 50, **GUIDED | {"ranking": name}) for name in ("cls_rollout", "random")]
+    curves = [levels(fig5, "top1_percent", 0, 50, **GUIDED | {"ranking": name}) for name in ("cls_rollout", "random")]
     guided, random = (float(kept(curve, curve[0])[50]) for curve in curves)
     cost, least = 100 * (random - guided), min(random, guided)
     words = f"half masked: {guided:.0%} kept when guided, {random:.0%} at random"
@@ -101,9 +101,9 @@ def larger_shifts(shift: pd.DataFrame) -> Finding:
 def more_robust_than_vit(table1: pd.DataFrame, fig5: pd.DataFrame, table2: pd.DataFrame) -> Finding:
     """Abstract: the mean share of the clean accuracy that MAE and ViT keep, under all three kinds of perturbation."""
     shares, clean = {}, []
-    for model in (MAE, VIT):
-        blurred = levels(table1, "paired_percent", model=model)
-        occluded, corrupted = levels(fig5, "paired_percent", model=model, **GUIDED), select(table2, model)
+    for model in (CLASSIFIER, BESIDE):
+        blurred = levels(table1, "top1_percent", model=model)
+        occluded, corrupted = levels(fig5, "top1_percent", model=model, **GUIDED), select(table2, model)
         shares[model] = {
             "blur": kept(blurred, blurred.iloc[0]).iloc[1:].mean(),
             "occlusion": kept(occluded, occluded.iloc[0]).iloc[1:].mean(),
@@ -111,7 +111,7 @@ def more_robust_than_vit(table1: pd.DataFrame, fig5: pd.DataFrame, table2: pd.Da
         }
         clean.append(blurred.iloc[0])
     both = pd.DataFrame(shares)
-    better = both[MAE] > both[VIT]
+    better = both[CLASSIFIER] > both[BESIDE]
     words = ", ".join(f"{kind} {mae:.0%} against {vit:.0%}" for kind, mae, vit in both.itertuples())
-    note = f"on the same images; clean accuracy: MAE {clean[0]:.1f} %, ViT {clean[1]:.1f} %"
-    return Finding(f"kept by MAE and by ViT: {words}", better.all(), better.any(), note=note)
+    note = f"clean accuracy: [classifier] {clean[0]:.1f} %, [beside] {clean[1]:.1f} %"
+    return Finding(f"kept by [classifier] and by [beside]: {words}", better.all(), better.any(), note=note)

@@ -3,17 +3,19 @@
 `claims.yaml` lists the claims with the tolerance of each verdict; the rules, one function a claim, stand in the three files `rules_...` beside it and read tables only.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import pandas as pd
 import yaml
 from pandas.io.formats.style import Styler
 
+from mae_helpers.figures.style import MODEL_NAMES
 from mae_helpers.verdicts import rules_classifier, rules_latent, rules_pretrained
-from mae_helpers.verdicts.finding import NotTestedError
+from mae_helpers.verdicts.finding import BESIDE, CLASSIFIER, ENCODER, NotTestedError, in_roles
 
 CLAIMS: dict[str, dict] = yaml.safe_load((Path(__file__).parent / "claims.yaml").read_text())
+USUAL = {ENCODER: "mae_pretrained", CLASSIFIER: "mae_finetuned", BESIDE: "vit_supervised"}
 NOT_TESTED = "not tested here"
 VERDICTS = ("supported", "partly", "not supported", NOT_TESTED)
 COLUMNS = ["claim", "where", "paper", "here", "difference", "tolerance", "verdict", "note"]
@@ -31,22 +33,29 @@ def _row(name: str, verdict: str, **shown: object) -> dict[str, str]:
     return {column: known.get(column, "") for column in COLUMNS}
 
 
-def judge(name: str, *tables: pd.DataFrame) -> dict[str, str]:
-    """One claim against the tables that it names: a row of the scorecard, with the keys of COLUMNS."""
+def judge(name: str, *tables: pd.DataFrame, study: Mapping[str, str] = USUAL) -> dict[str, str]:
+    """One claim against the tables that it names: a row of the scorecard, with the keys of COLUMNS.
+
+    `study` has the model of each role: encoder, classifier, beside.
+    """
     rule, more = rule_of(name)
     try:
-        shown = rule(*tables, *more)
+        found = rule(*(in_roles(table, study) for table in tables), *more)
     except NotTestedError as missing:
         return _row(name, NOT_TESTED, note=str(missing))
-    return _row(name, VERDICTS[0 if shown.full else 1 if shown.partly else 2], **vars(shown))
+    shown = vars(found)
+    for role, model in study.items():
+        words = {key: shown[key].replace(f"[{role}]", MODEL_NAMES.get(model, model)) for key in ("here", "note")}
+        shown = shown | words
+    return _row(name, VERDICTS[0 if found.full else 1 if found.partly else 2], **shown)
 
 
-def scorecard(read: Callable[[str], pd.DataFrame]) -> pd.DataFrame:
+def scorecard(read: Callable[[str], pd.DataFrame], study: Mapping[str, str] = USUAL) -> pd.DataFrame:
     """Every claim in the paper's order: COLUMNS, section, figure, id; `read` gives a table by name."""
     rows = []
     for name, entry in CLAIMS.items():
         try:
-            row = judge(name, *map(read, entry["tables"]))
+            row = judge(name, *map(read, entry["tables"]), study=study)
         except FileNotFoundError:
             row = _row(name, NOT_TESTED, note=f"this run has no table {' or '.join(entry['tables'])}")
         rows.append(row | {"section": entry["section"], "figure": entry["figure"], "id": name})
