@@ -91,7 +91,6 @@ def test_a_profiles_model_is_checked_when_it_is_loaded(tiny_profile, tmp_path):
 @pytest.mark.parametrize(
     ("model", "arguments", "told"),
     [
-        (None, TINY | {"img_size": 64}, r"takes images of \(64, 64\) pixels, but input.size is 32"),
         (None, TINY | {"depht": 3}, "VisionTransformer with .*depht.*; correct `model` or `arguments`"),
         (None, TINY | {"num_heads": 5}, "VisionTransformer with .*num_heads.*; correct `model` or `arguments`"),
         (

@@ -130,5 +130,5 @@ def test_classes_are_those_of_the_models_own_forward_pass(tiny_images, pool):
 def test_a_model_without_a_classifier_gives_no_class(tiny_images):
     model = make_vit(0, num_classes=0)
     *_, last = walk(model, tiny_images.tensor([0]))
-    with pytest.raises(ValueError, match="this model has no classifier: use mae_finetuned or vit_supervised"):
+    with pytest.raises(ValueError, match="this model has no classifier: use one with `num_classes` above 0"):
         classify(model, last)

@@ -234,10 +234,11 @@ def token_kinds(model: nn.Module) -> dict[str, Callable[[LayerState], Tensor]]:
 
 
 def classify(model: nn.Module, state: LayerState, among: Sequence[int] | None = None) -> Tensor:
-    """The class that the model's own head gives after its last layer, arg-max over all classes or `among` some: (B,)."""
-    if model.num_classes == 0:
-        raise ValueError("this model has no classifier: use one with `num_classes` above 0")
-    logits = model.forward_head(model.norm(state.tokens))  # [image, class]
+    """The class that the model's own head gives after its last layer, or the one fitted to it, arg-max over all classes or `among` some: (B,)."""
+    tokens, head = model.norm(state.tokens), getattr(model, "fitted_head", None)
+    if head is None and model.num_classes == 0:
+        raise ValueError("this model has no classifier: use one with `num_classes` above 0, or fit it a `head`")
+    logits = model.forward_head(tokens) if head is None else head(tokens, state.prefix)  # [image, class]
     if among is None:
         return logits.argmax(dim=1)
     chosen = torch.as_tensor(among, device=logits.device)

@@ -244,6 +244,9 @@ def load_model(profile: Profile, name: str, device: torch.device | str = "cpu") 
     """
     model = described(settings_of(profile, name))
     vit = architecture(model).eval()
+    if model.head and vit.num_classes:
+        what = f"has a head of {vit.num_classes} classes; leave `head` out, or set `arguments: {{num_classes: 0}}`"
+        raise CheckpointError(f"{profile.path}: models.{name} {what}")
     vit.loaded = load_strictly(vit, fetched(model))
     check_heads(vit, f"{profile.path}: models.{name}, {model.model or 'VisionTransformer'}")
     return vit.to(device)

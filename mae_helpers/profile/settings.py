@@ -162,6 +162,17 @@ class Input(_Settings):
     std: Deviations = [0.229, 0.224, 0.225]
 
 
+class Head(_Settings):
+    """A linear head, fitted to an encoder that has none: to the last `per_class` images of each class of `fit`.
+
+    `fit` is by default the profile's own `images`; those that the head is tested on must be others.
+    """
+
+    per_class: Count
+    fit: Images | None = None
+    token: Literal["mean_patch", "cls"] = "mean_patch"
+
+
 class Model(_Settings):
     """A Vision Transformer and its weights: architecture, where the file lies or comes from, and its normalisation.
 
@@ -178,6 +189,7 @@ class Model(_Settings):
     hash: str | None = None  # "md5:..." or "sha256:...", or the beginning of one
     mean: Channels | None = None
     std: Deviations | None = None
+    head: Head | None = None
 
     @pydantic.model_validator(mode="after")
     def _named(self) -> "Model":
@@ -234,7 +246,8 @@ class Profile(_Settings):
     @property
     def titles(self) -> dict[str, str]:
         """What figures and tables call each model."""
-        return {name: model.title or USUAL_TITLES.get(name, name) for name, model in self.models.items()}
+        titles = {name: model.title or USUAL_TITLES.get(name, name) for name, model in self.models.items()}
+        return {name: title + ", linear head" * (self.models[name].head is not None) for name, title in titles.items()}
 
     @property
     def encoder(self) -> str:

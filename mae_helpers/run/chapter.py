@@ -95,14 +95,19 @@ class Chapter:
         """Those of `encoders` that give classes, the one that the claims are about first; CheckpointError for none."""
         if not self._classifying:
             raise CheckpointError(
-                f"{self.profile.path}: none of the models {', '.join(self.encoders)} has a classifier; add one with a head "
-                "(`num_classes` above 0), or run chapters 01 to 04 alone"
+                f"{self.profile.path}: none of the models {', '.join(self.encoders)} has a classifier; add one, fit one a "
+                "`head`, or run chapters 01 to 04 alone"
             )
         return sorted(self._classifying, key=lambda name: name != self.study["classifier"])
 
     @cached_property
     def _classifying(self) -> list[str]:
-        return [name for name in self.encoders if checkpoints.outline(self.profile.models[name]).num_classes]
+        return [name for name in self.encoders if self.class_count(name)]
+
+    def class_count(self, name: str) -> int:
+        """How many classes a model tells apart: those of its head, or where one is fitted to it, of the images."""
+        model = self.profile.models[name]
+        return len(self.all_images.names) if model.head else checkpoints.outline(model).num_classes
 
     def _subject(self, name: str, device: str | None = None) -> Subject:
         settings = {"seed": self.seed, "precision": self.compute.precision, "pixels": self.tables / "pixels"}

@@ -44,10 +44,18 @@ class Task:
 
 
 def check(subject: Subject, model: nn.Module) -> None:
-    """ValueError where a model has no classifier, or does not know the images' labels."""
+    """ValueError where a model has no classifier, or one fitted to these images, or does not know their labels."""
     labels = subject.images.labels
     if model.num_classes == 0:
-        raise ValueError(f"{subject.name} has no classifier; a sweep needs one, such as mae_finetuned")
+        raise ValueError(
+            f"{subject.name} has no classifier; a sweep needs one: give it a `head`, or take another model"
+        )
+    both = sorted(subject.fitted_again())
+    if both:
+        raise ValueError(
+            f"{subject.name}: its head is fitted to {len(both)} of the images that it is tested on, such as {both[0]}; give "
+            "it others by `head: {fit: ...}`, or test on fewer (`test_images_per_class`)"
+        )
     if labels.min() < 0:
         raise ValueError("accuracy needs labels, and some of these images have none; use a folder a class")
     if labels.max() >= model.num_classes:
@@ -60,7 +68,7 @@ def check(subject: Subject, model: nn.Module) -> None:
 def measured(task: Task) -> Results:
     """All measures that a perturbation records, by model; each image is perturbed once for all models where that can be."""
     first, perturbation = task.subjects[0], task.perturbation
-    models = [one.open() for one in task.subjects]
+    models = [one.classifier() for one in task.subjects]
     changes = [perturbation.change(one.images, task.clean.get(one.name, {})) for one in task.subjects]
     for one, model in zip(task.subjects, models, strict=True):
         check(one, model)

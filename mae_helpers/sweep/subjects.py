@@ -11,8 +11,12 @@ import torch
 from torch import nn
 
 from mae_helpers.encoder import weights
+from mae_helpers.encoder.head import fitted
+from mae_helpers.encoder.passes import PerImage, one_pass
 from mae_helpers.encoder.vit import compile_blocks
+from mae_helpers.encoder.walk import cls_token, mean_patch
 from mae_helpers.images.decoded import decoded
+from mae_helpers.images.pixels import ImageError
 from mae_helpers.images.sets import ImageSet, fingerprint, open_images
 from mae_helpers.profile.machine import Compute, computing_of
 from mae_helpers.profile.settings import CONTROL, Images, Input, Model, Profile
@@ -110,6 +114,46 @@ class Subject:
         return weights.input_of(self.profile, self._described)
 
     @property
+    def _fit(self) -> Images | None:
+        """What the model's head is fitted to, where the profile fits it one."""
+        return self._model.head and (self._model.head.fit or self.profile.images)
+
+    @cached_property
+    def fitted_to(self) -> ImageSet:
+        """The images that its head is fitted to: the last of each of the classes that the profile's images are of."""
+        own, head = replace(self, source=self.profile.images, state=None)._all, self._model.head
+        images, rows = replace(self, source=self._fit, state=None)._all, []
+        for name in own.names:
+            found = np.flatnonzero(images.classes == name)[-head.per_class :]
+            if len(found) < head.per_class:
+                place = f"{self.profile.path}: models.{self._described}.head: class {name!r} has {len(found)} images"
+                raise ImageError(f"{place}, {head.per_class} were asked for; lower `per_class`")
+            rows += found.tolist()
+        return self.seen(images.take(rows))
+
+    def fitted_again(self) -> set[str]:
+        """The ids of its images that its head was fitted to as well; none where these are of another folder."""
+        same = self._fit and (self._fit.source, self._fit.folder) == (self.source.source, self.source.folder)
+        return set(self.images.ids) & set(self.fitted_to.ids) if same else set()
+
+    @torch.no_grad()
+    def classifier(self) -> nn.Module:
+        """The model with the head that gives its classes: its own, or the linear one that the profile fits to it."""
+        model, head = self.open(), self._model.head
+        if head is not None and not hasattr(model, "fitted_head"):
+            images, own = self.fitted_to, replace(self, source=self.profile.images, state=None)._all
+            numbers = dict(zip(own.classes, own.labels, strict=True))
+            kind = {"mean_patch": mean_patch, "cls": cls_token}[head.token]
+            normed = PerImage(
+                lambda state: kind(replace(state, tokens=model.norm(state.tokens))), only=len(model.blocks)
+            )
+            features = one_pass(model, images, {"token": normed}, label=f"{self.name}, head", compute=self.compute)
+            labels = np.array([numbers[name] for name in images.classes])
+            model.fitted_head = fitted(head.token, features["token"], labels).to(self.device)
+            model.num_classes = model.fitted_head.num_classes
+        return model
+
+    @property
     def _all(self) -> ImageSet:
         state = self.state or fingerprint(self.source)
         settings = self.profile.input.model_copy(update={"size": self.input.size})
@@ -139,5 +183,7 @@ class Subject:
         model, images, path = weights.described(self._model), self.images, weights.fetched(self._model)
         seed, kind = self.seed if self.name == CONTROL else 0, torch.device(self.device).type
         what = [self.name, weights.file_hash(path), model.model, model.arguments, kind, seed, self.compute.identity]
+        if self._fit:
+            what += [self._model.head.model_dump(exclude={"fit"}), fingerprint(self._fit)]
         what += [images.state, list(images.ids), images.labels.tolist(), self.own_classes, images.input.model_dump()]
         return hashlib.sha256(json.dumps(what, sort_keys=True, default=repr).encode()).hexdigest()

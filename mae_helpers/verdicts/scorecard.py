@@ -42,7 +42,10 @@ def judge(name: str, *tables: pd.DataFrame, study: Mapping[str, str] = USUAL) ->
     try:
         found = rule(*(in_roles(table, study) for table in tables), *more)
     except NotTestedError as missing:
-        return _row(name, NOT_TESTED, note=str(missing))
+        words = str(missing)
+        for role, model in study.items():
+            words = words.replace(f"model {role!r}", f"model {model!r}")
+        return _row(name, NOT_TESTED, note=words)
     shown = vars(found)
     for role, model in study.items():
         words = {key: shown[key].replace(f"[{role}]", MODEL_NAMES.get(model, model)) for key in ("here", "note")}
