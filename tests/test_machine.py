@@ -1,6 +1,7 @@
 """Precision, batch size and compilation: what is asked for is done, put back afterwards, and moves no result too far."""
 
 from functools import partial
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ from mae_helpers.measures.features import head_features
 from mae_helpers.measures.subspaces import Moments
 from mae_helpers.perturbations.levels import Clean
 from mae_helpers.profile import machine
-from mae_helpers.profile.machine import Compute, computing_of, number_format, pick_device
+from mae_helpers.profile.machine import Compute, computing_of, doubled, number_format, pick_device
 from mae_helpers.profile.settings import Computing
 from mae_helpers.run import chapter
 
@@ -197,6 +198,19 @@ def test_a_sweep_survives_one_lack_of_memory_and_names_a_lasting_one(tmp_path, t
     finally:
         hook.remove()
     assert not list((tmp_path / "room for 0").rglob("*.npz"))
+
+
+def test_apples_gpu_is_taken_where_it_is_and_float64_is_left_to_the_cpu(monkeypatch):
+    """None is at hand: the branches alone, by the device's type."""
+    if not torch.backends.mps.is_available():
+        with pytest.raises(ValueError, match=r"device 'mps': PyTorch sees no GPU of Apple's here; use --device cpu"):
+            pick_device("mps")
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert pick_device() == pick_device("mps") == torch.device("mps")
+    assert Compute().size_on(torch.device("mps")) == 64
+    apples = SimpleNamespace(device=torch.device("mps"), cpu=lambda: torch.ones(2))  # has no double()
+    assert doubled(apples).dtype == doubled(torch.ones(2)).dtype == torch.float64
 
 
 def test_a_device_is_there_or_refused():

@@ -8,6 +8,7 @@ import pytest
 import torch
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
+from mae_helpers.images.pixels import patch_grid
 from mae_helpers.images.sets import ImageSet
 from mae_helpers.perturbations.blur import BLUR, GaussianBlur, blur, blur_levels
 from mae_helpers.perturbations.levels import Clean, Unchanged, pictures
@@ -248,3 +249,13 @@ def test_head_features_are_recorded_for_the_papers_ranking_and_all_that_is_for_c
     assert measures == [("prediction", "embedding", "heads"), ("prediction", "embedding"), ("prediction", "embedding")]
     assert {*measures[0], *GaussianBlur(5, 1.0).measures, "cls_rollout", "patch_rollout"} <= set(Clean().measures)
     assert "own_prediction" in Unchanged().measures
+
+
+def test_patches_of_an_upright_image_are_counted_by_row():
+    pixels = np.ones((6, 4, 3), np.float32)
+    masked = occlude(pixels, np.array([3, 0, 1, 2, 4, 5]), 100 / 6, "black", np.zeros(3))  # 3 x 2 patches of 2 px
+    assert (masked[2:4, 2:] == 0).all()
+    assert masked.sum() == pixels.sum() - 12
+    assert [patch_grid(6, shape) for shape in ((6, 4), (4, 6), (12, 8))] == [(3, 2), (2, 3), (3, 2)]
+    with pytest.raises(ValueError, match="7 patches do not tile 6 x 4 pixels"):
+        patch_grid(7, (6, 4))

@@ -210,7 +210,10 @@ def model(**entries):
         ({"path": "x"}, ["path is 'x'; use null"]),
         ({"input": None}, ["input is missing; add it"]),
         ({"input": {}}, ["input.size is missing; add it"]),
-        ({"input": {"size": 5000}}, ["input.size is 5000; use a whole number of pixels from 1 to 4096"]),
+        (
+            {"input": {"size": 5000}},
+            ["input.size is 5000; use a whole number of pixels from 1 to 4096, or two: [height, width]"],
+        ),
         ({"input": {"size": 32, "resize": "zoom"}}, ["input.resize is 'zoom'; use 'squash' or 'crop'"]),
         ({"input": {"size": 32, "mean": [0, 0]}}, ["input.mean is [0", "use three numbers, one a channel"]),
         ({"input": {"size": 32, "mean": [0, 0, True]}}, ["input.mean.2 is True; use a number"]),

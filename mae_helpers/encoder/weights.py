@@ -218,6 +218,21 @@ def _normalisation(model: Model) -> tuple[list[float] | None, list[float] | None
     return model.mean or list(known.mean), model.std or list(known.std)
 
 
+def at_hand(profile: Profile) -> tuple[Profile, dict[str, str]]:
+    """The profile without those of its `optional` models whose weights cannot be had, and why each of them is left out."""
+    left_out = {}
+    for name, model in profile.models.items():
+        try:
+            if model.optional:
+                fetched(model)
+        except CheckpointError as error:
+            left_out[name] = str(error)
+    names = [name for name in profile.models if name not in left_out]
+    if not names:
+        raise CheckpointError(f"{profile.path}: no model is at hand: {'; '.join(left_out.values())}")
+    return profile.only(names), left_out
+
+
 @cache
 def outline(model: Model) -> nn.Module:
     """A model as its profile describes it, without weights and without memory: its size, head and tokens can be read."""
@@ -229,11 +244,11 @@ def input_of(profile: Profile, name: str) -> Input:
     """How images become the input of the model `name`: at its own size, with its own normalisation or the profile's."""
     model = settings_of(profile, name)
     (height, width), (mean, std) = outline(model).patch_embed.img_size, _normalisation(model)
-    if height != width:
-        raise CheckpointError(
-            f"{profile.path}: models.{name} takes images of {height} x {width}; square ones are understood"
-        )
-    own = {"size": height, "mean": mean or profile.input.mean, "std": std or profile.input.std}
+    own = {
+        "size": height if height == width else [height, width],
+        "mean": mean or profile.input.mean,
+        "std": std or profile.input.std,
+    }
     return profile.input.model_copy(update=own)
 
 

@@ -12,9 +12,11 @@ from mae_helpers.figures.style import LOOKS, MODEL_NAMES
 
 def level_points(table: pd.DataFrame, x: str, y: str, ax: Axes, band: Sequence[str]) -> Axes:
     """A measure for each kind of perturbation, kinds that have no order: points a model, error bars between `band`."""
-    for number, (model, rows) in enumerate(table.groupby("model", sort=False)):
+    models = table["model"].nunique()
+    aside = 0.6 / max(5, models) * (np.arange(models) - (models - 1) / 2)
+    for offset, (model, rows) in zip(aside, table.groupby("model", sort=False), strict=True):
         name, colour, marker = LOOKS["model"][model]
-        places, error = np.arange(len(rows)) + 0.12 * (number - 0.5), [np.abs(rows[end] - rows[y]) for end in band]
+        places, error = np.arange(len(rows)) + offset, [np.abs(rows[end] - rows[y]) for end in band]
         ax.errorbar(places, rows[y], error, ls="", capsize=4, label=name, color=colour, marker=marker)
     ax.set_xticks(range(len(rows)), rows[x].str.replace("_", " "))
     return ax

@@ -23,13 +23,13 @@ def attention_dots(table: pd.DataFrame, ax: Axes, title: str) -> Axes:
 
 def rollout_overlays(pictures: Sequence[np.ndarray], scores: Mapping[str, np.ndarray], titles: Sequence[str]) -> Figure:
     """Images (H, W, 3) and below them their rollout scores (images, N) as heatmaps, a row a name in `scores`."""
-    side, columns = len(pictures[0]), len(pictures)
+    (height, width), columns = pictures[0].shape[:2], len(pictures)
     figure = image_grid([pictures] * (1 + len(scores)), [class_title(title) for title in titles], 1.35, 8)
     figure.axes[0].set_ylabel("image", fontsize=8)
     for row, (name, values) in enumerate(scores.items(), 1):
-        axes, grid = figure.axes[row * columns : (row + 1) * columns], round(values.shape[1] ** 0.5)
+        axes, down = figure.axes[row * columns : (row + 1) * columns], round((values.shape[1] * height / width) ** 0.5)
         axes[0].set_ylabel(name, fontsize=8)
         for ax, value in zip(axes, values, strict=True):
-            extent = (-0.5, side - 0.5, side - 0.5, -0.5)
-            ax.imshow(value.reshape(grid, grid), cmap="inferno", alpha=0.65, extent=extent)
+            extent = (-0.5, width - 0.5, height - 0.5, -0.5)
+            ax.imshow(value.reshape(down, -1), cmap="inferno", alpha=0.65, extent=extent)
     return figure

@@ -38,7 +38,11 @@ LOOKS = {  # of the lines of a figure, by the column that tells them apart: name
         "split_half": ("random halves of one class", "#009E73", "D"),
     },
 }
-FURTHER = (("#009E73", "D"), ("#CC79A7", "v"), ("#E69F00", "P"), ("#000000", "X"), ("#8C6D31", "*"))  # models' looks
+FURTHER = (  # looks of models that have no usual one, those that no other model of a profile has
+    *(("#0072B2", "o"), ("#D55E00", "s"), ("#009E73", "D"), ("#CC79A7", "v"), ("#E69F00", "P"), ("#56B4E9", "X")),
+    *(("#8C6D31", "*"), ("#000000", "<")),
+)
+USUAL = tuple(LOOKS["model"])
 MODEL_NAMES = {model: name for model, (name, _, _) in LOOKS["model"].items()}
 MODEL_COLOURS = {model: colour for model, (_, colour, _) in LOOKS["model"].items()}
 CLASS_COLOURS = sns.color_palette("colorblind", 10)
@@ -68,9 +72,11 @@ def class_colours(names: Sequence[str]) -> dict[str, tuple]:
 
 def use_models(titles: Mapping[str, str]) -> None:
     """Give each model of a run, in its order, the name in `titles` and a look of its own: the usual ones keep theirs."""
-    looks, further = LOOKS["model"], itertools.cycle(FURTHER)
+    looks = LOOKS["model"]
+    taken = {looks[model][1] for model in titles if model in USUAL}
+    further = itertools.cycle(look for look in FURTHER if look[0] not in taken)
     for model, title in titles.items():
-        look = looks[model][1:] if model in looks else next(further)
+        look = looks[model][1:] if model in USUAL else next(further)
         looks[model] = (title, *look)
         MODEL_NAMES[model], MODEL_COLOURS[model] = title, look[0]
 
@@ -128,6 +134,12 @@ def layer_curves(table: pd.DataFrame, y: str, label: str, ax: Axes, chance: floa
         ax.axhline(chance, color="black", lw=1, ls=":", label="chance")
     ax.set_ylabel(label)
     return layer_axis(ax, table["layer"])
+
+
+def legend_below(figure: Figure, ax: Axes) -> None:
+    """One legend for all panels, below them, from the lines of `ax`."""
+    handles, labels = ax.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=2 if len(labels) == 4 else 3, fontsize="small")
 
 
 def outer_labels(axes: Sequence[Axes]) -> None:

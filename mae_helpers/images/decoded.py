@@ -30,7 +30,7 @@ class Decoded:
 
     def __init__(self, images: ImageSet, path: Path, workers: int):
         self.images, self.path, self.workers = images, path, workers
-        self.kind = np.dtype([("bytes", np.uint8, (BLOCK, *[images.input.size] * 2, 3)), ("checksum", "<u4")])
+        self.kind = np.dtype([("bytes", np.uint8, (BLOCK, *images.input.shape, 3)), ("checksum", "<u4")])
         self.shape = (math.ceil(len(images) / BLOCK),)
         self.whole: set[int] = set()
         self.lock = threading.Lock()

@@ -50,23 +50,36 @@ def rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def resize(image: Image.Image, size: int, how: str) -> Image.Image:
-    """`squash` an image straight to size x size (released code), or resize by 256/224 and `crop` its centre (MAE)."""
+def resize(image: Image.Image, shape: int | tuple[int, int], how: str) -> Image.Image:
+    """`squash` an image straight to (height, width) (released code), or resize by 256/224 and `crop` its centre (MAE)."""
+    height, width = np.broadcast_to(shape, 2).tolist()
     if how == "squash":
-        return image.resize((size, size), Image.Resampling.BICUBIC)
-    side = round(size * 256 / 224)
+        return image.resize((width, height), Image.Resampling.BICUBIC)
+    side = round(max(height / image.height, width / image.width) * min(image.size) * 256 / 224)
     if side**2 * max(image.size) / min(image.size) > LARGEST:
-        raise ValueError(f"{image.width} x {image.height} pixels are too narrow to crop a square from; use squash")
+        raise ValueError(f"{image.width} x {image.height} pixels are too narrow to crop from; use squash")
     shorter = functional.resize(image, side, functional.InterpolationMode.BICUBIC)
-    return functional.center_crop(shorter, [size, size])
+    return functional.center_crop(shorter, [height, width])
+
+
+def patch_grid(patches: int, shape: tuple[int, int]) -> tuple[int, int]:
+    """How many of so many square patches stand in a column and in a row of an image of that shape."""
+    rows = round((patches * shape[0] / shape[1]) ** 0.5)
+    if not rows or patches % rows:
+        raise ValueError(f"{patches} patches do not tile {shape[0]} x {shape[1]} pixels in squares")
+    return rows, patches // rows
 
 
 def read(
-    open_it: Callable[[], Image.Image], path: Path, size: int, how: str, remedy: str = "replace or remove"
+    open_it: Callable[[], Image.Image],
+    path: Path,
+    shape: int | tuple[int, int],
+    how: str,
+    remedy: str = "replace or remove",
 ) -> np.ndarray:
-    """One image, (size, size, 3) float32 in [0, 1] in 256 steps; where it cannot be read, an ImageError names `path`."""
+    """One image, (height, width, 3) float32 in [0, 1] in 256 steps; where it cannot be read, an ImageError names `path`."""
     try:
-        return np.asarray(resize(rgb(open_it()), size, how), np.float32) / 255
+        return np.asarray(resize(rgb(open_it()), shape, how), np.float32) / 255
     except Exception as error:  # each format has errors of its own
         reason = str(error).partition("\n")[0][:200] or type(error).__name__
         raise ImageError(f"{path}: not a readable image ({reason}); {remedy} the file") from None

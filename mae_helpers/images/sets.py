@@ -58,7 +58,7 @@ class ImageSet:
         """Images of any size and mode; one that cannot be read is an ImageError with its path, `folder` and id."""
 
         def pixels(row: int) -> np.ndarray:
-            return read(lambda: picture(row), Path(folder, ids[row]), settings.size, settings.resize)
+            return read(lambda: picture(row), Path(folder, ids[row]), settings.shape, settings.resize)
 
         return cls(ids, labels, classes, pixels, settings)
 

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from mae_helpers.encoder.decoder import patchify, unpatchify
 from mae_helpers.encoder.passes import Batches
+from mae_helpers.encoder.vit import patch_grid
 from mae_helpers.encoder.walk import visible_patches, walk
 from mae_helpers.profile.settings import Input
 
@@ -25,9 +26,9 @@ def pixels(images: Tensor, mean: list[float], std: list[float]) -> np.ndarray:
 
 def hide_patches(images: Tensor, visible: Tensor, patch_size: int) -> Tensor:
     """Normalised images (B, 3, H, W) with every patch but the `visible` ones (B, N_v) set to 0, the mean colour."""
-    grid = images.shape[-1] // patch_size
-    shown = torch.zeros(len(images), grid * grid, device=images.device).scatter(1, visible, 1.0)  # [image, patch]
-    shown = shown.reshape(-1, 1, grid, grid).repeat_interleave(patch_size, 2).repeat_interleave(patch_size, 3)
+    rows, columns = (side // patch_size for side in images.shape[2:])
+    shown = torch.zeros(len(images), rows * columns, device=images.device).scatter(1, visible, 1.0)  # [image, patch]
+    shown = shown.reshape(-1, 1, rows, columns).repeat_interleave(patch_size, 2).repeat_interleave(patch_size, 3)
     return images * shown
 
 
@@ -46,7 +47,7 @@ def reconstruct(
     ((_, ids, batch),) = images.batches(len(images))
     batch = batch.to(device)  # [image, channel, row, column]
     visible = visible_patches(ids, model.patch_embed.num_patches, ratio, seed).to(device)
-    rows = [batch, hide_patches(batch, visible, model.patch_embed.patch_size[0])]
+    rows = [batch, hide_patches(batch, visible, round(patch_grid(model)[1][0]))]
     if decoder is not None:
         *_, last = walk(model, batch, visible)
         target = patchify(batch)  # [image, patch, pixel]

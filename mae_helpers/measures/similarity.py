@@ -4,6 +4,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mae_helpers.profile.machine import doubled
+
 ROUNDING = 1e-11  # of the uncentred trace: what three sums that cancel leave in float64
 
 
@@ -23,7 +25,7 @@ class CrossHSIC:
 
     def add(self, x: Tensor, y: Tensor) -> None:
         """Take in a batch of the same images: x (B, L_x, D_x), y (B, L_y, D_y)."""
-        x, y = x.double(), y.double()  # [image, layer, feature]
+        x, y = doubled(x), doubled(y)  # [image, layer, feature]
         norm_x, norm_y = x.square().sum(-1), y.square().sum(-1)  # [image, layer]: the diagonals of K and L
         found = (
             torch.einsum("ixd,iye->xyde", x, y),  # X^T Y

@@ -10,6 +10,7 @@ from scipy.linalg import eigh
 from torch import Tensor
 
 from mae_helpers.encoder.walk import LayerState, patch_tokens
+from mae_helpers.profile.machine import doubled
 
 SLABS = 4  # in which a Gram matrix is summed
 NOTHING = 1e-6  # of the largest singular value: below it there is no direction, but rounding
@@ -42,7 +43,7 @@ class Moments:
         for index, members in enumerate(self.groups.values()):
             chosen = [position for position, row in enumerate(rows) if row in members]
             if chosen:
-                block = tokens[chosen].flatten(0, 1).double()  # [token of any image, feature]
+                block = doubled(tokens[chosen].flatten(0, 1))  # [token of any image, feature]
                 _add_gram(grams[index], block)
                 totals[index] += block.sum(0).cpu()
                 counts[index] += len(block)

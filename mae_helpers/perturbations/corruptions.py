@@ -50,7 +50,7 @@ class Corruption(Perturbation):
 
     def change(self, images: ImageSet, clean: Mapping[str, np.ndarray]) -> Change:
         """Corrupt the bytes of an image; an image below 32 px is an ImageError."""
-        if images.input.size < SMALLEST:
+        if min(images.input.shape) < SMALLEST:
             raise ImageError(
                 f"input.size is {images.input.size}: the corruptions need images of at least {SMALLEST} px; leave this "
                 "chapter out, or use a model of larger images"

@@ -49,7 +49,7 @@ class CorruptedFiles(Perturbation):
                 raise ImageError(
                     f"{path}: no such file; ImageNet-C must hold the images that `images` names, the validation set's"
                 )
-            return read(lambda: opened(path), path, images.input.size, "squash", remedy="replace")
+            return read(lambda: opened(path), path, images.input.shape, "squash", remedy="replace")
 
         return file_of
 

@@ -7,6 +7,7 @@ from zlib import crc32
 
 import numpy as np
 
+from mae_helpers.images.pixels import patch_grid
 from mae_helpers.images.sets import Change, ImageSet
 from mae_helpers.perturbations.blur import blur
 from mae_helpers.perturbations.levels import Clean, Perturbation
@@ -65,18 +66,19 @@ def ranked(scores: np.ndarray) -> np.ndarray:
 
 
 def occlude(pixels: np.ndarray, order: np.ndarray, percent: float, fill: str, colour: np.ndarray) -> np.ndarray:
-    """Mask the first round(percent / 100 * N) patches of `order` (N,) in an image (H, W, 3) on a square grid.
+    """Mask the first round(percent / 100 * N) patches of `order` (N,) in an image (H, W, 3) of square patches.
 
     `fill` is one of FILLS; `colour` (3,) is the model's mean colour, in [0, 1].
     """
-    grid = round(len(order) ** 0.5)
+    rows, columns = patch_grid(len(order), pixels.shape[:2])
     mask = np.zeros(len(order), bool)
     mask[order[: round(percent / 100 * len(order))]] = True
-    side = pixels.shape[0] // grid
+    side = pixels.shape[0] // rows
     masked = np.zeros((*pixels.shape[:2], 1), bool)  # pixels beyond the last whole patch stay as they are
-    masked[: grid * side, : grid * side, 0] = np.kron(mask.reshape(grid, grid), np.ones((side, side), bool))
+    placed = np.kron(mask.reshape(rows, columns), np.ones((side, side), bool))
+    masked[: rows * side, : columns * side, 0] = placed
     if fill == "blurred":
-        sigma = pixels.shape[0] / 14  # a patch of the paper's 14 x 14 grid: no detail survives it
+        sigma = min(pixels.shape[:2]) / 14  # a patch of the paper's 14 x 14 grid: no detail survives it
         return np.where(masked, blur(pixels, 0, sigma), pixels)
     colours = {"mean_colour": colour, "black": np.zeros(3), "image_mean": pixels.mean(axis=(0, 1))}
     return np.where(masked, colours[fill].astype(pixels.dtype), pixels)

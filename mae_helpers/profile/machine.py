@@ -12,20 +12,31 @@ import torch
 from mae_helpers.profile.parameters import shown
 from mae_helpers.profile.settings import PRECISIONS, Computing
 
-FIRST_BATCH = {"cuda": 256, "cpu": 8}  # on a CPU, so that a layer fits its caches
+FIRST_BATCH = {"cuda": 256, "mps": 64, "cpu": 8}  # on a CPU, so that a layer fits its caches
 
 
 def pick_device(name: str = "auto") -> torch.device:
-    """The device to compute on: `auto` takes a GPU where there is one; an absent device is a ValueError."""
+    """The device to compute on: `auto` takes a GPU where there is one; an absent device is a ValueError.
+
+    `mps` is Apple's GPU. It has no float64: see `doubled`.
+    """
+    apple = torch.backends.mps.is_available()
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if not re.fullmatch(r"cpu|cuda(:\d{1,3})?", str(name)):
-        raise ValueError(f"device {shown(name)}: use auto, cpu, cuda or cuda:N")
+        return torch.device("cuda" if torch.cuda.is_available() else "mps" if apple else "cpu")
+    if not re.fullmatch(r"cpu|mps|cuda(:\d{1,3})?", str(name)):
+        raise ValueError(f"device {shown(name)}: use auto, cpu, mps, cuda or cuda:N")
     device = torch.device(name)
+    if device.type == "mps" and not apple:
+        raise ValueError(f"device {name!r}: PyTorch sees no GPU of Apple's here; use --device cpu or auto")
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         found = torch.cuda.device_count()
         raise ValueError(f"device {name!r}: PyTorch sees {found} CUDA devices here; use --device cpu or auto")
     return device
+
+
+def doubled(values: torch.Tensor) -> torch.Tensor:
+    """The values in float64, on their device, or on the CPU where that has none."""
+    return (values.cpu() if values.device.type == "mps" else values).double()
 
 
 @dataclass
@@ -72,8 +83,8 @@ def computing_of(settings: Computing, precision: str | None = None) -> Compute:
 
 def is_out_of_memory(error: Exception) -> bool:
     """Whether a pass failed for want of memory, of a GPU or of the machine (PyTorch has no kind of its own for that)."""
-    of_the_cpu = "DefaultCPUAllocator: can't allocate" in str(error)
-    return of_the_cpu or isinstance(error, torch.OutOfMemoryError | MemoryError)
+    told = any(words in str(error) for words in ("DefaultCPUAllocator: can't allocate", "MPS backend out of memory"))
+    return told or isinstance(error, torch.OutOfMemoryError | MemoryError)
 
 
 @contextmanager

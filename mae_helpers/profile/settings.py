@@ -71,6 +71,14 @@ def _labels(value: Any) -> Any:
     return value
 
 
+def _size(value: Any) -> Any:
+    """The side of a square, or height and width, in pixels."""
+    sides = value if isinstance(value, list) and len(value) == 2 else [value]
+    if not all(type(side) is int and 0 < side <= 4096 for side in sides):
+        raise ValueError(f"is {shown(value)}; use a whole number of pixels from 1 to 4096, or two: [height, width]")
+    return value
+
+
 def _buildable(arguments: dict[str, Any]) -> dict[str, Any]:
     """Arguments of a model that fetch and load nothing, and ask for no size beyond all reason."""
     for name, value in arguments.items():
@@ -99,7 +107,6 @@ FileName = Annotated[
 TimmName = Annotated[str, _if(re.compile(r"[\w.]+").fullmatch, "use a name of timm's, as vit_base_patch16_224.mae")]
 Address = Annotated[str, _if(ADDRESS.fullmatch, "use an address that begins with http and ends in the file's name")]
 Count = Annotated[int, _if(lambda count: count > 0, "use a whole number above 0, or leave it out")]
-Side = Annotated[int, _if(lambda side: 0 < side <= 4096, "use a whole number of pixels from 1 to 4096")]
 Channels = Annotated[
     list[float], _if(lambda all_: len(all_) == 3 and max(map(abs, all_)) < 1e30, "use three numbers, one a channel")
 ]
@@ -154,12 +161,17 @@ class Images(_Settings):
 
 
 class Input(_Settings):
-    """How an image becomes the model's input: side in pixels, `squash` or `crop`, normalisation a channel."""
+    """How an image becomes the model's input: side, or height and width, `squash` or `crop`, normalisation a channel."""
 
-    size: Side
+    size: Annotated[Any, AfterValidator(_size)]
     resize: Literal["squash", "crop"] = "squash"
     mean: Channels = [0.485, 0.456, 0.406]
     std: Deviations = [0.229, 0.224, 0.225]
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Height and width in pixels."""
+        return tuple(self.size) if isinstance(self.size, list) else (self.size, self.size)
 
 
 class Head(_Settings):
@@ -190,6 +202,7 @@ class Model(_Settings):
     mean: Channels | None = None
     std: Deviations | None = None
     head: Head | None = None
+    optional: bool = False  # left out where its weights cannot be had
 
     @pydantic.model_validator(mode="after")
     def _named(self) -> "Model":
@@ -251,8 +264,15 @@ class Profile(_Settings):
 
     @property
     def encoder(self) -> str:
-        """The encoder that the paper's claims are about; the first model, where `study` names none."""
-        return self.study.encoder or next(iter(self.models))
+        """The encoder that chapters show most of: the one that the claims are about, or the first model."""
+        return self.study.encoder if self.study.encoder in self.models else next(iter(self.models))
+
+    def only(self, names: list[str] | None) -> "Profile":
+        """The profile with these of its models, in its own order; with all where it is told none."""
+        if strange := [name for name in names or () if name not in self.models]:
+            raise ValueError(f"parameter 'models' has {shown(strange)}; {self.path} has {', '.join(self.models)}")
+        kept = {name: model for name, model in self.models.items() if not names or name in names}
+        return self.model_copy(update={"models": kept})
 
     @property
     def weights(self) -> dict[str, Model]:

@@ -17,7 +17,7 @@ from mae_helpers.figures.style import use_models, use_style
 from mae_helpers.images.sets import ImageSet, fingerprint, left_out
 from mae_helpers.perturbations.levels import Perturbation
 from mae_helpers.profile.machine import Compute, computing_of, pick_device
-from mae_helpers.profile.parameters import check_parameter, shown
+from mae_helpers.profile.parameters import check_parameter
 from mae_helpers.profile.settings import Images, Profile, load_profile
 from mae_helpers.run import tables as results
 from mae_helpers.sweep.subjects import Subject, open_source
@@ -35,7 +35,8 @@ class Chapter:
     tables: Path
     compute: Compute = field(default_factory=Compute)
     workers: Workers | None = None
-    models: tuple[str, ...] | None = None  # of the profile's, those to look at; all where it is None
+    left_out: dict[str, str] = field(default_factory=dict)  # optional models that are not at hand, and why
+    whole: Profile | None = None  # where `profile` has only some of its models: what tables are made from
 
     def _opened(self, source: Images) -> ImageSet:
         state, pixels = fingerprint(source), self.tables / "pixels"
@@ -76,7 +77,7 @@ class Chapter:
     @property
     def encoders(self) -> list[str]:
         """The models to look at, in the profile's order."""
-        return [name for name in self.profile.models if self.models is None or name in self.models]
+        return list(self.profile.models)
 
     @cached_property
     def study(self) -> dict[str, str]:
@@ -87,8 +88,8 @@ class Chapter:
 
     @property
     def encoder(self) -> str:
-        """The encoder that a chapter shows most of: the one that the claims are about, if it is to be looked at."""
-        return self.study["encoder"] if self.study["encoder"] in self.encoders else self.encoders[0]
+        """The encoder that a chapter shows most of; see `Profile.encoder`."""
+        return self.profile.encoder
 
     @property
     def classifiers(self) -> list[str]:
@@ -156,7 +157,7 @@ class Chapter:
     @cached_property
     def made_from(self) -> dict[str, str]:
         """What the tables of this run are made from."""
-        return results.made_from(self.profile)
+        return results.made_from(self.whole or self.profile)
 
     def read(self, name: str) -> pd.DataFrame:
         """A table that another chapter wrote; an error where it is missing or of another run."""
@@ -177,10 +178,12 @@ class Chapter:
         self.save(listing, f"pictured_{what}")
 
     def _repr_markdown_(self) -> str:
-        kind = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else "CPU"
+        cuda = self.device.type == "cuda"
+        kind = torch.cuda.get_device_name(self.device) if cuda else {"mps": "Apple's GPU"}.get(self.device.type, "CPU")
         return (
             f"> **Profile: {self.profile.title or self.profile.name}.** {self.profile.about} "
             f"Computed on: {kind}, {self.compute.identity}; seed {self.seed}."
+            + "".join(f" {name} is left out: {why}." for name, why in self.left_out.items())
         )
 
 
@@ -191,7 +194,7 @@ def begin(
     results_folder: str | None = None,
     precision: str | None = None,
     scheduler: int | str | None = None,
-    models: Sequence[str] | None = None,
+    models: list[str] | None = None,
 ) -> Chapter:
     """Open a profile for a notebook, put the book's figure style on, and fix PyTorch's seed.
 
@@ -203,10 +206,8 @@ def begin(
     loaded = load_profile(profile)
     compute, tables = computing_of(loaded.compute, precision), results.folder(loaded, results_folder)
     workers = None if scheduler is None else Workers(scheduler, device)
-    if strange := [name for name in models or () if name not in loaded.models]:
-        raise ValueError(f"parameter 'models' has {shown(strange)}; {loaded.path} has {', '.join(loaded.models)}")
-    chosen = tuple(models) if models else None
-    chapter = Chapter(loaded, pick_device(device), seed, tables, compute, workers, chosen)
+    chosen, left_out = checkpoints.at_hand(loaded.only(models))
+    chapter = Chapter(chosen, pick_device(device), seed, tables, compute, workers, left_out, loaded)
     torch.manual_seed(seed)
     use_style()
     use_models(loaded.titles)

@@ -14,6 +14,7 @@ from PIL import Image
 
 from mae_helpers.figures.style import MODEL_NAMES, class_title
 from mae_helpers.images.labels import wordnet_ids
+from mae_helpers.images.pixels import patch_grid
 from mae_helpers.images.sets import ImageSet
 from mae_helpers.measures.alignment import alignment
 from mae_helpers.perturbations.levels import Perturbation, pictures
@@ -60,10 +61,10 @@ def first_rows(images: ImageSet, per_class: int) -> list[int]:
 
 def overlay(pixels: np.ndarray, scores: np.ndarray) -> np.ndarray:
     """An image (H, W, 3) in [0, 1] under a heatmap, 65 % opaque, of its patches' scores (N,) from lowest to highest."""
-    grid, (height, width) = round(len(scores) ** 0.5), pixels.shape[:2]
+    (height, width), grid = pixels.shape[:2], patch_grid(len(scores), pixels.shape[:2])
     scaled = (scores - scores.min()) / (np.ptp(scores) or 1)
-    rows, columns = np.arange(height) * grid // height, np.arange(width) * grid // width
-    heat = mpl.colormaps["inferno"](scaled.reshape(grid, grid)[np.ix_(rows, columns)])[..., :3]
+    rows, columns = np.arange(height) * grid[0] // height, np.arange(width) * grid[1] // width
+    heat = mpl.colormaps["inferno"](scaled.reshape(grid)[np.ix_(rows, columns)])[..., :3]
     return 0.35 * np.clip(pixels, 0, 1) + 0.65 * heat
 
 

@@ -50,7 +50,7 @@ def default_jobs(device: str, scheduler: int | str | None = None) -> int:
     """How many chapters to run side by side: two on a CPU with two cores or more; one on a GPU, or where workers are busy."""
     from mae_helpers.profile.machine import pick_device
 
-    busy = scheduler is not None or pick_device(device).type == "cuda"
+    busy = scheduler is not None or pick_device(device).type != "cpu"
     return 1 if busy else min(2, os.cpu_count() or 1)
 
 
@@ -82,9 +82,12 @@ class Run:
         own = {"profile": reference(profile), "device": device, "results_folder": folder}
         own |= {"scheduler": scheduler} if scheduler is not None else {}
         self.parameters = notebooks.choose_parameters(self.paths, given, profile.parameters | own)
+        looked_at = profile.only((profile.parameters | given).get("models"))
 
-        from mae_helpers.run import tables  # all above is said without PyTorch
+        from mae_helpers.encoder import weights  # all above is said without PyTorch
+        from mae_helpers.run import tables
 
+        self.looked_at, self.left_out = weights.at_hand(looked_at)
         self.made_from, self.tables = tables.made_from(profile), tables.folder(profile, results)
         self.executed = out / "executed" / profile.name
 
@@ -132,14 +135,16 @@ class Run:
         print(f"{self.profile.name}: {current} of {len(self.paths)} notebooks are up to date", file=sys.stderr)
         if current == len(self.paths):
             return True
-        check_inputs(self.profile, self.device)
+        for name, why in self.left_out.items():
+            print(f"{name}: left out, because {why}", file=sys.stderr)
+        check_inputs(self.looked_at, self.device)
         rounds: list[list[Path]] = [[], [], []]
         for path in sorted(self.paths, key=lambda path: (-notebooks.usual_seconds(path), path)):
             tags = notebooks.tags(*notebooks.read(path)["cells"])
             turn = 2 if notebooks.READS_RUN in tags else 1 if notebooks.READS_TABLES in tags else 0
             rounds[turn].append(path)
         threads = max(1, (os.cpu_count() or 1) // jobs)
-        about, display, failures = self.made_from | provenance(self.profile, self.device), Display(), []
+        about, display, failures = self.made_from | provenance(self.looked_at, self.device), Display(), []
         with ThreadPoolExecutor(jobs) as pool:
             try:
                 for paths in rounds:
@@ -174,7 +179,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("notebooks", nargs="*", help="chapters by number or name, such as 03; default: all")
     parser.add_argument("--profile", default="demo", help="demo, paper, or a YAML file (default: demo)")
     parser.add_argument("-p", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"), help="set a parameter")
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: auto)")
+    parser.add_argument("--device", default="auto", help="auto, cpu, mps, cuda or cuda:N (default: auto)")
     jobs = "chapters to run side by side (default: 2 on a CPU, 1 with a GPU or workers)"
     parser.add_argument("--jobs", type=int, help=jobs)
     where = "a number of local workers, or the address of a Dask cluster (default: none)"

@@ -98,7 +98,7 @@ def groups(subjects: Sequence[Subject]) -> list[tuple[Subject, ...]]:
     """Subjects that see the same images, and so share the work on the pixels; a part of these images at a time."""
     same: dict[tuple, list[list[Subject]]] = {}
     for one in subjects:
-        same.setdefault((one.source, one.state, one.input.size, one.rows), []).append(one.parts(PART))
+        same.setdefault((one.source, one.state, one.input.shape, one.rows), []).append(one.parts(PART))
     return [group for together in same.values() for group in zip(*together, strict=True)]
 
 
