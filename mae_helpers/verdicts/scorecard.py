@@ -43,8 +43,9 @@ def judge(name: str, *tables: pd.DataFrame, study: Mapping[str, str] = USUAL) ->
         found = rule(*(in_roles(table, study) for table in tables), *more)
     except NotTestedError as missing:
         words = str(missing)
-        for role, model in study.items():
-            words = words.replace(f"model {role!r}", f"model {model!r}")
+        for role in USUAL:
+            named = f"model {study[role]!r}" if role in study else f"model that `study` names as {role}"
+            words = words.replace(f"model {role!r}", named)
         return _row(name, NOT_TESTED, note=words)
     shown = vars(found)
     for role, model in study.items():

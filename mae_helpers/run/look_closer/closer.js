@@ -20,7 +20,7 @@
   };
 
   const mark = (parent, model, x, y, radius, filled) => {
-    const colour = `var(--closer-model-${model % 2})`;
+    const colour = `var(--closer-model-${model % 8})`;
     const style = `stroke:${colour};stroke-width:2;fill:${filled ? colour : "var(--closer-page)"}`;
     if (model % 2) draw(parent, "rect", { x: x - radius, y: y - radius, width: 2 * radius, height: 2 * radius, style });
     else draw(parent, "circle", { cx: x, cy: y, r: radius, style });
@@ -28,8 +28,8 @@
 
   const line = (parent, model, points) => draw(parent, "polyline", {
     points: points.map((point) => point.join(",")).join(" "),
-    style: `fill:none;stroke:var(--closer-model-${model % 2});stroke-width:2`,
-    "stroke-dasharray": model % 2 ? "6 4" : "none",
+    style: `fill:none;stroke:var(--closer-model-${model % 8});stroke-width:2`,
+    "stroke-dasharray": ["none", "6 4", "2 3", "9 3 2 3"][model % 2 + 2 * (model > 3)],
   });
 
   const drawCurve = () => {
