@@ -81,7 +81,10 @@ def write_tiny(folder: Path, per_class: int = 4, name: str = "tiny", **entries: 
     values = {
         "name": name,
         "title": "Tiny",
-        "images": {"source": "folders", "folder": "images", "classes": CLASSES, "count": 3 * per_class},
+        "images": {
+            **{"source": "folders", "folder": "images", "classes": CLASSES, "count": 3 * per_class},
+            "labels": {name: number for number, name in enumerate(CLASSES)},  # among the head's five
+        },
         "three_classes": CLASSES,
         "input": {"size": 32},
         "models": {

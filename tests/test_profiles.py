@@ -143,7 +143,8 @@ def test_profiles_are_values():
 
 
 def test_titles_and_descriptions_decide_nothing(tiny_profile, tmp_path):
-    sets = {name: FOLDERS | {"folder": "images", "count": 12} for name in ("images", "second_images")}
+    folders = FOLDERS | {"folder": "images", "count": 12, "labels": {"bird": 0, "cat": 1, "dog": 2}}
+    sets = dict.fromkeys(("images", "second_images"), folders)
     path, found = tiny_profile(**sets, shifted_images={"R": sets["images"]}), []
     for title in ("one", "two"):
         values = yaml.safe_load(path.read_text())

@@ -418,7 +418,7 @@ def headed(mae, classes, folder):
 
 
 def unlabelled(mae, folder):
-    source = changed(mae.source, source="flat", folder=str(folder / "images" / "cat"), classes=[], count=4)
+    source = changed(mae.source, source="flat", folder=str(folder / "images" / "cat"), classes=[], count=4, labels=None)
     return replace(mae, source=source, rows=tuple(range(4)))
 
 
@@ -440,6 +440,60 @@ def test_what_cannot_be_swept_is_named(mae, tmp_path, made, perturbation, measur
     with pytest.raises(ValueError, match=words):
         sweep.sweep([made(mae, tmp_path) if made else mae], {1: perturbation}, measure, tmp_path / "cells")
     assert not list(tmp_path.rglob("*.npz"))
+
+
+def named(mae, folder, names, labels=None, wanted="all", tarred=False):
+    """The subject with images in folders of these names, one each, and an empty one beside them."""
+    place = folder / "more"
+    for name in names:
+        (place / name).mkdir(parents=True)
+        Image.new("RGB", (40, 40)).save(place / name / "a.png")
+    (place / "empty").mkdir()
+    if tarred:
+        place = Path(shutil.make_archive(str(place), "tar", place))
+    entries = {"source": "auto", "folder": str(place), "classes": wanted, "count": None, "labels": labels}
+    rows = tuple(range(len(names if wanted == "all" else wanted)))
+    return replace(mae, source=changed(mae.source, **entries), rows=rows)
+
+
+PETS = ["cat", "dog", "pig"]
+
+
+@pytest.mark.parametrize("tarred", [False, True])
+@pytest.mark.parametrize("wanted", ["all", ["pig"], ["cat", "pig"]])
+@pytest.mark.parametrize("names", [PETS, ["7", *PETS], [f"pet {number:02d}" for number in range(40)]])
+def test_folders_counted_in_their_order_are_as_many_as_the_heads_classes(mae, tmp_path, names, wanted, tarred):
+    """One more or one less would shift the labels, silently."""
+    wanted = wanted if wanted == "all" or "cat" in names else names[5:7]
+    subject = named(mae, tmp_path, names, wanted=wanted, tarred=tarred)
+    told = (
+        rf"mae_finetuned: its head has 5 classes, but there are {len(names)} folders of images, \('{names[0]}', .*\); "
+    )
+    told += rf"say which is which in the profile, as images\.labels: {{'{names[0]}': 0, \.\.\.}}$"
+    with pytest.raises(ValueError, match=told) as caught:
+        cells([subject], Clean(), ["prediction"], tmp_path)
+    assert len(str(caught.value)) < 300
+    assert not list(tmp_path.rglob("*.npz"))
+    cells([headed(subject, len(names), tmp_path)], Clean(), ["prediction"], tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("names", "labels", "wanted"),
+    [
+        (PETS, {"cat": 3, "dog": 0, "pig": 4}, "all"),
+        (PETS, {"pig": 4}, ["pig"]),
+        (["0", "3", "04"], None, "all"),
+        ([*PETS, "0", "3"], None, "all"),
+    ],
+)
+def test_where_labels_are_said_or_the_folders_are_as_many_the_head_may_have_others(
+    mae, tmp_path, names, labels, wanted
+):
+    subject = named(mae, tmp_path, names, labels, wanted)
+    assert cells([subject], Clean(), ["prediction"], tmp_path)
+    numbered = all(name.isdecimal() for name in names)
+    says = labels or {name: int(name) if numbered else place for place, name in enumerate(sorted(names))}
+    assert subject.images.labels.tolist() == [says[name] for name in subject.images.classes]
 
 
 def test_the_last_class_is_within_the_models_classes(mae, tmp_path):

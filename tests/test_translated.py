@@ -2,6 +2,7 @@
 
 import json
 
+import numpy as np
 import pytest
 import torch
 import transformers
@@ -117,6 +118,14 @@ def test_a_folder_that_describes_no_vit_of_this_kind_is_refused(loaded, tmp_path
     assert str(caught.value).startswith(str(tmp_path / "saved"))
 
 
+def test_weights_cut_in_several_files_are_refused_not_half_read(loaded, tmp_path):
+    model = transformers.ViTModel(transformers.ViTConfig(**SIZES))
+    model.save_pretrained(tmp_path / "saved", max_shard_size="20KB")
+    assert len(list((tmp_path / "saved").glob("*.safetensors"))) > 1
+    with pytest.raises(CheckpointError, match=r"model\.safetensors\.index\.json: lists weights in several files; save"):
+        loaded(tmp_path / "saved")
+
+
 # What training code saves
 
 
@@ -173,6 +182,100 @@ def test_dinov2s_own_names_for_registers_are_translated(loaded, tmp_path):
     torch.save(weights | {"mask_token": torch.zeros(1, 24)}, tmp_path / "saved.pth")
     found = loaded(tmp_path / "saved.pth", num_classes=0, reg_tokens=2, no_embed_class=True, init_values=0.1)
     torch.testing.assert_close(found.forward_features(IMAGES), vit.forward_features(IMAGES), rtol=1e-5, atol=1e-5)
+
+
+# JAX's files
+
+
+def as_jax(vit, prefix=""):
+    """A ViT's tensors as Google's JAX code names and shapes them: (in, out) kernels, heads apart, patches (H, W, in, out)."""
+    own, width = {key: value.numpy() for key, value in vit.state_dict().items()}, vit.embed_dim
+    heads = vit.blocks[0].attn.num_heads
+
+    def pair(ours, theirs, kind="kernel"):
+        return {f"{theirs}/{kind}": own[f"{ours}.weight"].T, f"{theirs}/bias": own[f"{ours}.bias"]}
+
+    patches = own["patch_embed.proj.weight"].transpose(2, 3, 1, 0)
+    found = {"embedding/kernel": patches, "embedding/bias": own["patch_embed.proj.bias"], "cls": own["cls_token"]}
+    found |= {"Transformer/posembed_input/pos_embedding": own["pos_embed"]}
+    found |= pair("norm", "Transformer/encoder_norm", "scale")
+    found |= pair("head", "head") if vit.num_classes else {}
+    for number in range(len(vit.blocks)):
+        block, there = f"blocks.{number}", f"Transformer/encoderblock_{number}"
+        attention = f"{there}/MultiHeadDotProductAttention_1"
+        found |= pair(f"{block}.norm1", f"{there}/LayerNorm_0", "scale")
+        found |= pair(f"{block}.norm2", f"{there}/LayerNorm_2", "scale")
+        found |= pair(f"{block}.mlp.fc1", f"{there}/MlpBlock_3/Dense_0")
+        found |= pair(f"{block}.mlp.fc2", f"{there}/MlpBlock_3/Dense_1")
+        for name, weight, bias in zip(
+            ("query", "key", "value"),
+            np.split(own[f"{block}.attn.qkv.weight"], 3),
+            np.split(own[f"{block}.attn.qkv.bias"], 3),
+            strict=True,
+        ):
+            found[f"{attention}/{name}/kernel"] = weight.T.reshape(width, heads, -1)
+            found[f"{attention}/{name}/bias"] = bias.reshape(heads, -1)
+        found[f"{attention}/out/kernel"] = own[f"{block}.attn.proj.weight"].T.reshape(heads, -1, width)
+        found[f"{attention}/out/bias"] = own[f"{block}.attn.proj.bias"]
+    return {prefix + key: value for key, value in found.items()}
+
+
+@pytest.mark.parametrize("prefix", ["", "opt/target/"])
+@pytest.mark.parametrize("classes", [0, 5])
+@torch.no_grad()
+def test_a_file_of_jax_gives_the_outputs_of_the_model_that_it_was_saved_from(loaded, tmp_path, prefix, classes):
+    vit = make_vit(0)
+    np.savez(tmp_path / "a.npz", **as_jax(vit, prefix), **({"opt/state/step": np.int32(7)} if prefix else {}))
+    found = loaded(tmp_path / "a.npz", num_classes=classes)
+    assert torch.equal(found.forward_features(IMAGES), vit.forward_features(IMAGES))
+    assert classes == 0 or torch.equal(found(IMAGES), vit(IMAGES))
+    told = "; ".join(found.loaded)
+    assert "JAX's names" in told
+    assert [part in told for part in ("head (2)", "opt (1)")] == [classes == 0, bool(prefix)]
+
+
+def without(name):
+    return lambda own: {key: value for key, value in own.items() if not key.startswith(name)}
+
+
+@pytest.mark.parametrize(
+    ("changed", "arguments", "told"),
+    [
+        (dict, {"num_classes": 7}, 'Missing key.*"head.weight", "head.bias"'),  # timm passes such a head over
+        (dict, {"init_values": 0.1}, 'Missing key.*"blocks.0.ls1.gamma"'),
+        (dict, {"depth": 3}, r"of its \d+ numbers the model takes \d+: .*Transformer \(\d+\)"),
+        (dict, {"depth": 5}, "encoderblock_4"),
+        (dict, {"patch_size": 16}, r"its patches are \(8, 8\) pixels, the model's \(16, 16\)"),
+        (dict, {"embed_dim": 32}, "timm cannot read it into this model"),
+        (without("cls"), {}, "cls"),
+        (without("head"), {}, 'Missing key.*"head.weight", "head.bias"'),
+        (without("embedding"), {}, r"no embedding/kernel among .*Transformer \(\d+\), head \(2\)"),
+        (lambda own: own | {"pre_logits/kernel": np.ones((24, 24))}, {}, r"of its .* pre_logits \(1\)"),
+        (lambda own: own | {"cls": np.full((1, 1, 1), 2.0, np.float32)}, {}, "numbers the model"),
+        (
+            lambda own: own | {"cls": np.full((1, 1, 24), np.inf)},
+            {},
+            "cls_token has 24 numbers that are NaN or infinite",
+        ),
+        (
+            lambda own: own | {"cls": np.array([[[print]]])},
+            {},
+            "Object arrays cannot be loaded when allow_pickle=False",
+        ),
+    ],
+)
+def test_a_file_of_jax_that_does_not_fit_is_refused(loaded, tmp_path, changed, arguments, told):
+    """Neither the file nor the model has anything over, whatever timm passes over."""
+    np.savez(tmp_path / "a.npz", **changed(as_jax(make_vit(0))))
+    with pytest.raises(CheckpointError, match=told) as caught:
+        loaded(tmp_path / "a.npz", **{"num_classes": 5} | arguments)
+    assert str(caught.value).startswith(f"{tmp_path / 'a.npz'}: ")
+    assert "\n" not in str(caught.value)
+
+
+def test_positions_of_another_grid_are_resampled_from_a_file_of_jax_too(loaded, tmp_path):
+    np.savez(tmp_path / "a.npz", **as_jax(make_vit(0, img_size=64)))
+    assert loaded(tmp_path / "a.npz", num_classes=5).pos_embed.shape == (1, 17, 24)
 
 
 # What is refused

@@ -1,20 +1,23 @@
 """Checkpoints as people have them: told apart by their keys, translated to timm's names, every tensor accounted for.
 
 Understood are timm's names with any prefix before them (MAE, DINO, iBOT, MoCo-v3, DINOv2, Lightning, DistributedDataParallel)
-and those of Hugging Face's ViT, ViTMAE, Dinov2 and Dinov2WithRegisters; what timm's own filter of the architecture
+and those of Hugging Face's ViT, ViTMAE, Dinov2 and Dinov2WithRegisters, and AugReg's of JAX; what timm's own filter of the architecture
 understands (OpenCLIP, JAX patches, positions of another grid) is left to it.
 """
 
 import re
 import sys
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from mae_helpers.encoder.vit import in_short
 
 # What training code wraps the tensors in, the better one first: averages before the last step, teachers before students.
 WRAPPERS = (
@@ -25,6 +28,7 @@ PATCHES = ("patch_embed.proj.weight", "embeddings.patch_embeddings.projection.we
 PREFERRED = ("teacher", "base_encoder")  # where one file holds two encoders
 # For pre-training alone:
 BESIDE = re.compile(r"mask_token|decoder[._].*|pooler\..*|.*relative_position_index|masked_embed")
+JAX = "embedding/kernel"  # the patch embedding as JAX calls it
 HEAD = re.compile(r"head(_dist)?\..*|classifier\..*")
 QKV = {"q": "query", "k": "key", "v": "value"}
 HUGGING_FACE = tuple(
@@ -72,7 +76,7 @@ def unwrapped(content: object) -> object:
 
 def _names(keys: list[str]) -> str:
     """Keys by what they begin with, each with how many there are."""
-    first = Counter(key.split(".")[0] for key in keys)
+    first = Counter(re.split("[./]", key)[0] for key in keys)
     return ", ".join(f"{name} ({count})" for name, count in first.items())
 
 
@@ -104,6 +108,12 @@ def _from_hugging_face(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return renamed
 
 
+def _check_patches(size: Sequence[int], model: nn.Module) -> None:
+    """LayoutError where a file's patches have another size than the model's: timm would resample them."""
+    if tuple(size) != (expected := tuple(model.patch_embed.proj.weight.shape[2:])):
+        raise LayoutError(f"its patches are {tuple(size)} pixels, the model's {expected}; correct `arguments`")
+
+
 def translated(weights: Mapping[str, Tensor], model: nn.Module) -> Translated:
     """The tensors of any known layout by the names of `model`, a Vision Transformer of timm's.
 
@@ -126,17 +136,41 @@ def translated(weights: Mapping[str, Tensor], model: nn.Module) -> Translated:
     own = {key: value for key, value in own.items() if key not in aside}
     if aside or outside:
         told.append(f"not used: {_names([*aside, *outside])}")
-    of_file, of_model = own[PATCHES[0]].shape[2:], model.patch_embed.proj.weight.shape[2:]
-    if own[PATCHES[0]].ndim == 4 and of_file != of_model:  # timm would resample them
-        raise LayoutError(
-            f"its patches are {tuple(of_file)} pixels, the model's {tuple(of_model)}; correct `arguments`"
-        )
+    if own[PATCHES[0]].ndim == 4:
+        _check_patches(own[PATCHES[0]].shape[2:], model)
     places = own["pos_embed"].shape[1] if "pos_embed" in own else None
     adapt = getattr(sys.modules[type(model).__module__], "checkpoint_filter_fn", dict)
     own = {key: value for key, value in adapt(own, model).items() if not BESIDE.fullmatch(key)}
     if places is not None and "pos_embed" in own and abs(own["pos_embed"].shape[1] - places) > 1:  # 1: CLS has none
         told.append(f"positions resampled by timm from {places} to {own['pos_embed'].shape[1]}")
     return Translated(own, tuple(told))
+
+
+def from_jax(weights: Mapping[str, Tensor], model: nn.Module, path: Path) -> Translated:
+    """The tensors of a .npz as JAX saves it (AugReg), by the names of `model`: timm itself reads the file `path` into that.
+
+    LayoutError where timm cannot, or where the file has more or fewer numbers than the model, but for positions, which timm
+    resamples, and a head where the model has none. What it did not get, such as a head of other classes, is left out.
+    """
+    prefix = next((key.removesuffix(JAX) for key in weights if key.endswith(JAX)), None)
+    if prefix is None:
+        raise LayoutError(f"no Vision Transformer of JAX's: no {JAX} among {_names(list(weights))}")
+    own = {key.removeprefix(prefix): value for key, value in weights.items() if key.startswith(prefix)}
+    aside = [key for key in own if model.num_classes == 0 and key.startswith(("head/", "pre_logits/"))]
+    _check_patches(own[JAX].shape[:2], model)
+    for value in model.parameters():
+        value.data.fill_(torch.nan)  # what stays so was not in the file
+    try:
+        model.load_pretrained(str(path))
+    except Exception as error:  # timm's functions fail in many ways where sizes do not fit
+        raise LayoutError(f"timm cannot read it into this model ({in_short(error)}); correct `arguments`") from error
+    held = sum(value.numel() for key, value in own.items() if key not in aside and "pos_embed" not in key)
+    got = {name: value for name, value in model.state_dict().items() if not value.isnan().all()}
+    taken = sum(value.numel() for name, value in got.items() if name != "pos_embed")
+    if held != taken and len(got) == len(model.state_dict()):
+        raise LayoutError(f"of its {held} numbers the model takes {taken}: {_names(list(own))}; correct `arguments`")
+    aside += [key for key in weights if not key.startswith(prefix)]
+    return Translated(got, ("JAX's names", *([f"not used: {_names(aside)}"] if aside else [])))
 
 
 def from_config(config: Mapping[str, Any]) -> tuple[str | None, dict[str, Any]]:

@@ -9,11 +9,12 @@ from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 
+import numpy as np
 import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from mae_helpers.encoder.checkpoint_layouts import WRAPPERS, LayoutError, from_config, translated, unwrapped
+from mae_helpers.encoder.checkpoint_layouts import WRAPPERS, LayoutError, from_config, from_jax, translated, unwrapped
 from mae_helpers.encoder.decoder import Decoder
 from mae_helpers.encoder.downloads import cached, download, from_hub, timm_settings
 from mae_helpers.encoder.vit import KINDS, CheckpointError, architecture, check_heads, in_short
@@ -53,6 +54,9 @@ def fetched(model: Model) -> Path:
     except CheckpointError as error:
         raise CheckpointError(f"{error} ({model.checkpoint or 'give it one'})") from error
     if not path.is_file():
+        for index in path.parent.glob("*.index.json"):  # as Hugging Face cuts large models
+            what = 'lists weights in several files; save them in one: `save_pretrained(..., max_shard_size="99GB")`'
+            raise CheckpointError(f"{index}: {what}")
         raise CheckpointError(f"{path}: no such checkpoint; put it there, or correct `checkpoint` in the profile")
     verify(path, model.hash)
     return path
@@ -119,13 +123,17 @@ def described(model: Model) -> Model:
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
-    """The tensors of a .safetensors file or of a pickle, flat or wrapped as training code saves them (`WRAPPERS`).
+    """The tensors of a .safetensors file, a .npz or a pickle, flat or wrapped as training code saves them (`WRAPPERS`).
 
     No other class than `Namespace`, which MAE's code saves beside them, is allowed in a pickle.
     """
     try:
         if path.suffix == ".safetensors":
             weights = load_file(path)
+        elif path.suffix == ".npz":
+            _check_archive(path)
+            with np.load(path, allow_pickle=False) as file:
+                weights = {key: torch.from_numpy(file[key]) for key in file.files}
         else:
             _check_archive(path)
             with torch.serialization.safe_globals([argparse.Namespace]):
@@ -171,7 +179,7 @@ def load_strictly(module: nn.Module, path: Path) -> tuple[str, ...]:
     expected, lines, weights, how = module.state_dict(), [], read_weights(path), ()
     if isinstance(module, KINDS):
         try:
-            found = translated(weights, module)
+            found = from_jax(weights, module, path) if path.suffix == ".npz" else translated(weights, module)
         except LayoutError as error:
             raise CheckpointError(f"{path}: {error}") from error
         weights, how = found.weights, found.told

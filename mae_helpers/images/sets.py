@@ -44,6 +44,7 @@ class ImageSet:
     input: Input
     source: Images | None = None  # the profile's entry that these come from, unless their pixels were changed
     state: str = ""  # the digest of that source when it was opened
+    counted: tuple[str, ...] = ()  # the classes among which a label is the place, where nothing else says what it is
 
     @classmethod
     def of_pictures(
@@ -187,18 +188,19 @@ def open_images(images: Images, settings: Input) -> ImageSet:
     if not chosen:
         raise ImageError(f"{images.folder}: no image ({', '.join(sorted(SUFFIXES))}) in it; correct `folder`")
     table = {name: number for number, name in enumerate(labels.wordnet_ids())}
-    heads = () if images.source == "digits" else enumerate(present)  # no model at hand knows digits
-    known = {name: table.get(name, position) for position, name in heads if name}  # other names by their sorted order
-    if known and all(name.isdecimal() and name.isascii() for name in known):
-        known = {name: int(name) for name in known}
+    heads = [] if images.source == "digits" else list(filter(None, present))  # no model at hand knows digits
+    if heads and all(name.isdecimal() and name.isascii() for name in heads):
+        table = {name: int(name) for name in heads}
+    known = {name: table.get(name, position) for position, name in enumerate(heads)}  # others by their sorted order
     if isinstance(images.labels, dict):
-        known = images.labels
+        known = table = images.labels
         if missing := sorted({entry.label for entry in chosen} - set(known)):
             raise ImageError(f"{images.folder}: `labels` gives no number to {missing[:12]}; add them")
     classes, numbers = np.array([entry.label for entry in chosen]), [known.get(entry.label, -1) for entry in chosen]
     ids, folder = [entry.id for entry in chosen], images.folder or ""
     found = ImageSet.of_pictures(ids, np.array(numbers), classes, lambda row: chosen[row].open(), settings, folder)
-    return replace(found, source=images, state=fingerprint(images))
+    by_order = any(entry.label in known and entry.label not in table for entry in chosen)
+    return replace(found, source=images, state=fingerprint(images), counted=tuple(heads) if by_order else ())
 
 
 def fingerprint(images: Images) -> str:

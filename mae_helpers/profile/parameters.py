@@ -1,12 +1,15 @@
 """Parameters of notebooks: read from the command line, checked against their defaults, shown in messages."""
 
+import ast
 import json
 from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
 from reprlib import Repr
 from typing import Annotated, Any
 
 import yaml
-from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
 
 from mae_helpers.profile import plain_yaml
 
@@ -23,6 +26,7 @@ WORDS = {
     list[str]: "a list of names",
     list[float]: "a list of numbers",
 }
+WHOLE = BeforeValidator(lambda value: int(value) if isinstance(value, float) and value.is_integer() else value)
 STRICT = ConfigDict(strict=True, allow_inf_nan=False)
 
 _short = Repr()
@@ -53,7 +57,7 @@ def parse_value(text: str) -> object:
 def _kind(name: str, defaults: Sequence[object]) -> tuple[Any, str]:
     """The kind of a parameter by its defaults in all notebooks that have it, a name where all are None; and in words."""
     low, high = (0, LARGEST_SEED) if name == "seed" else (1, LARGEST_COUNT)
-    count, counts = Annotated[int, Field(ge=low, le=high)], f"whole numbers from {low} to {high}"
+    count, counts = Annotated[int, WHOLE, Field(ge=low, le=high)], f"whole numbers from {low} to {high}"
     if name == "scheduler":  # a number of local workers, or the address of others: see sweep.workers
         return count | str | None, f"{counts}, {TEXT}, or null"
     if name == "models":  # some of a profile's
@@ -62,19 +66,39 @@ def _kind(name: str, defaults: Sequence[object]) -> tuple[Any, str]:
     one = type(some[0] if isinstance(some, list) else some)
     one = float if one is int and name in MEASURED else one
     words = counts if one is int else WORDS[list[one] if isinstance(some, list) else one]
-    kind = count if one is int else one
+    whole = Annotated[int, Field(ge=0, le=LARGEST_COUNT)]
+    kind = {int: count, float: whole | float}.get(one, one)  # what is whole stays so
     kind = list[kind] if isinstance(some, list) else kind
     optional = None in defaults or name.endswith(ALL_WHERE_NONE)
     return (kind | None, f"{words}, or null") if optional else (kind, words)
 
 
-def check_parameter(name: str, value: object, defaults: Sequence[object], who: str = "parameter") -> None:
-    """ValueError where a notebook's parameter is not of its kind, or is a count that nothing can be counted by.
+def check_parameter(name: str, value: object, defaults: Sequence[object], who: str = "parameter") -> Any:
+    """A notebook's parameter as it is meant: 5 where it is 5.0 and counts something, `false` where that is text, [3] for 3.
 
-    Whether it fits the images and models is for whoever takes it.
+    ValueError where it is not of its kind, or is a count that nothing can be counted by. Whether it fits the images and
+    models is for whoever takes it.
     """
     kind, words = _kind(name, defaults)
-    try:
-        TypeAdapter(kind, config=STRICT).validate_python(value)
-    except ValidationError:
-        raise ValueError(f"{who} {name!r} is {shown(value)}; use {words}") from None
+    read = [value, parse_value(value)] if isinstance(value, str) else [value]  # text itself, then what it says
+    for meant in (*read, *([one] for one in read)):
+        with suppress(ValidationError):
+            return TypeAdapter(kind, config=STRICT).validate_python(meant)
+    raise ValueError(f"{who} {name!r} is {shown(value)}; use {words}")
+
+
+def parameters_of(path: Path) -> dict[str, object]:
+    """The names in the notebook's `parameters` cell with their defaults."""
+    cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+    sources = ["".join(cell["source"]) for cell in cells if "parameters" in cell["metadata"].get("tags", [])]
+    lines = [node for node in ast.parse("\n".join(sources)).body if isinstance(node, ast.Assign)]
+    return {name.id: ast.literal_eval(line.value) for line in lines for name in line.targets}
+
+
+def defaults_in(folder: Path) -> dict[str, list[object]]:
+    """The parameters of all notebooks in a folder, each with its default in every one that has it."""
+    defaults: dict[str, list[object]] = {}
+    for path in sorted(folder.glob("[0-9]*.ipynb")):
+        for name, default in parameters_of(path).items():
+            defaults.setdefault(name, []).append(default)
+    return defaults

@@ -3,7 +3,9 @@
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from inspect import signature
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -17,8 +19,8 @@ from mae_helpers.figures.style import use_models, use_style
 from mae_helpers.images.sets import ImageSet, fingerprint, left_out
 from mae_helpers.perturbations.levels import Perturbation
 from mae_helpers.profile.machine import Compute, computing_of, pick_device
-from mae_helpers.profile.parameters import check_parameter
-from mae_helpers.profile.settings import Images, Profile, load_profile
+from mae_helpers.profile.parameters import check_parameter, defaults_in
+from mae_helpers.profile.settings import ROOT, Images, Profile, load_profile
 from mae_helpers.run import tables as results
 from mae_helpers.sweep.subjects import Subject, open_source
 from mae_helpers.sweep.sweep import sweep
@@ -48,7 +50,6 @@ class Chapter:
 
     def some_classes(self, count: int) -> list[str]:
         """At most `count` of the images' classes in their order, the profile's `three_classes` among them."""
-        check_parameter("class_count", count, [10])
         if count < 2:
             raise ValueError(f"class_count {count}: use 2 or more, so that classes can be compared")
         names = self.all_images.names
@@ -202,7 +203,7 @@ def begin(
     process, a number on as many local workers, an address on those of a Dask cluster. Trouble with any of these is raised
     here, before anything is computed.
     """
-    check_parameter("seed", seed, [0])
+    seed = check_parameter("seed", seed, [0])
     loaded = load_profile(profile)
     compute, tables = computing_of(loaded.compute, precision), results.folder(loaded, results_folder)
     workers = None if scheduler is None else Workers(scheduler, device)
@@ -212,3 +213,14 @@ def begin(
     use_style()
     use_models(loaded.titles)
     return chapter
+
+
+def of_notebook(names: dict[str, Any], **settings: object) -> Chapter:
+    """`begin` for a notebook that gives its `globals()`: with the parameters there, and with `settings` in their place.
+
+    Every parameter of a chapter among `names` is checked as the runner checks it, and put there as it is meant.
+    """
+    for name, defaults in defaults_in(ROOT / "notebooks").items():
+        if name in names and not callable(names[name]):  # a function of that name is no parameter
+            names[name] = check_parameter(name, names[name], defaults)
+    return begin(**{name: names[name] for name in signature(begin).parameters if name in names} | settings)

@@ -1,6 +1,5 @@
 """The chapters: what each takes, what decides its content, and one run of it that is whole, current, or plainly failed."""
 
-import ast
 import difflib
 import hashlib
 import json
@@ -15,7 +14,7 @@ from tempfile import TemporaryDirectory
 import yaml
 
 from mae_helpers.profile.files import remove, write_whole
-from mae_helpers.profile.parameters import check_parameter, shown
+from mae_helpers.profile.parameters import check_parameter, defaults_in, parameters_of, shown
 from mae_helpers.profile.settings import ROOT, Profile
 from mae_helpers.run import usage
 from mae_helpers.sweep.current import code_behind, imports
@@ -71,17 +70,10 @@ def find(names: list[str], folder: Path = NOTEBOOKS) -> list[Path]:
     return sorted(chosen)
 
 
-def parameters_of(path: Path) -> dict[str, object]:
-    """The names in the notebook's `parameters` cell with their defaults."""
-    sources = [cell["source"] for cell in read(path)["cells"] if "parameters" in tags(cell)]
-    lines = [node for node in ast.parse("\n".join(sources)).body if isinstance(node, ast.Assign)]
-    return {name.id: ast.literal_eval(line.value) for line in lines for name in line.targets}
-
-
 def choose_parameters(
     paths: list[Path], given: dict[str, object], defaults: dict[str, object] | None = None
 ) -> dict[Path, dict[str, object]]:
-    """The parameters that each notebook takes: those `given` over a profile's `defaults`.
+    """The parameters that each notebook takes, as they are meant: those `given` over a profile's `defaults`.
 
     ValueError for one that is given and that none of them knows, a default that no notebook knows, one that is the
     run's own, or one of another kind than its defaults are (see `check_parameter`).
@@ -94,14 +86,13 @@ def choose_parameters(
             raise NotebookError(f"parameter {name!r} is unknown to {stems}; they take {', '.join(taken)}")
         if name in OPTIONS:
             raise NotebookError(f"parameter {name!r} is that of the whole run; use the option {OPTIONS[name]} for it")
-    values, folder = (defaults or {}) | given, paths[0].parent if paths else NOTEBOOKS
-    every = [*known.values(), *map(parameters_of, sorted({*folder.glob("[0-9]*.ipynb")} - {*paths}))]
+    values, usual = (defaults or {}) | given, defaults_in(paths[0].parent if paths else NOTEBOOKS)
     for name, value in values.items():
-        usual = [parameters[name] for parameters in every if name in parameters]
-        if usual:
-            check_parameter(name, value, usual, "parameter" if name in given else "the profile's parameter")
+        if name in usual:
+            who = "parameter" if name in given else "the profile's parameter"
+            values[name] = check_parameter(name, value, usual[name], who)
         elif name not in (*OPTIONS, *HOW):
-            close = difflib.get_close_matches(name[:80], set().union(*every), n=1)
+            close = difflib.get_close_matches(name[:80], usual, n=1)
             remedy = f"did you mean {close[0]!r}?" if close else "leave it out"
             raise NotebookError(f"the profile's parameter {shown(name)} is unknown to every notebook; {remedy}")
     return {path: {name: value for name, value in values.items() if name in known[path]} for path in paths}

@@ -12,6 +12,7 @@ from mae_helpers.encoder.walk import classify, mean_patch
 from mae_helpers.measures.attention import Rollout
 from mae_helpers.measures.features import head_features
 from mae_helpers.perturbations.levels import Perturbation
+from mae_helpers.profile.parameters import shown
 from mae_helpers.sweep.subjects import Subject
 
 CHUNK = 256  # images whose perturbed pixels are held in memory, to be shared by the models
@@ -45,7 +46,7 @@ class Task:
 
 def check(subject: Subject, model: nn.Module) -> None:
     """ValueError where a model has no classifier, or one fitted to these images, or does not know their labels."""
-    labels = subject.images.labels
+    labels, counted = subject.images.labels, subject.images.counted
     if model.num_classes == 0:
         raise ValueError(
             f"{subject.name} has no classifier; a sweep needs one: give it a `head`, or take another model"
@@ -58,6 +59,11 @@ def check(subject: Subject, model: nn.Module) -> None:
         )
     if labels.min() < 0:
         raise ValueError("accuracy needs labels, and some of these images have none; use a folder a class")
+    if counted and len(counted) != model.num_classes:
+        raise ValueError(
+            f"{subject.name}: its head has {model.num_classes} classes, but there are {len(counted)} folders of images, "
+            f"{shown(counted)}; say which is which in the profile, as images.labels: {{{counted[0]!r:.40}: 0, ...}}"
+        )
     if labels.max() >= model.num_classes:
         raise ValueError(
             f"{subject.name}: an image has the label {labels.max()}, but the model knows {model.num_classes} classes; "
