@@ -21,8 +21,7 @@ SMALL = {  # four chapters on few images: what fits into ten minutes with all ot
     "other_k": [2],
     "k": 3,
     "masks": 4,
-    "supervised_images_per_class": 2,
-    "control_images_per_class": 1,
+    "test_images_per_class": 3,
 }
 
 

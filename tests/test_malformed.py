@@ -589,7 +589,7 @@ def in_process(failures: list[BaseException], name: str) -> Callable[..., None]:
 def small(home):
     """The tiny profile with parameters that make its chapters run in a moment."""
     values = yaml.safe_load((home / "tiny.yaml").read_text())
-    counts = {"images_per_class": 4, "supervised_images_per_class": 2, "control_images_per_class": 1}
+    counts = {"images_per_class": 4, "test_images_per_class": 4}
     counts |= {"corruption_images_per_class": 1, "perplexity": 2, "patch_perplexity": 4, "tsne_patches": 2, "masks": 3}
     parameters = counts | {"k": 3, "other_k": [2], "orders": 2}
     path = home / "small.yaml"

@@ -58,6 +58,11 @@ def demo(folder, workers_=None, profile="demo"):
     return replace(chapter.begin(str(profile), "cpu", results_folder=str(folder)), workers=workers_)
 
 
+def few(here):
+    """Both classifiers, the second on fewer images."""
+    return {MAE: here.images(per_class=3), "vit_supervised": here.images(per_class=2)}
+
+
 def written(folder):
     """Every file of cells, by its place."""
     return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*.npz")}
@@ -73,7 +78,7 @@ def expected(started, tmp_path_factory):
     folder, before = tmp_path_factory.mktemp("alone"), torch.get_num_threads()
     torch.set_num_threads(next(iter(started.client.nthreads().values())))
     here = demo(folder)
-    found = here.sweep(here.classifiers(3, 2), LEVELS, "embedding")
+    found = here.sweep(few(here), LEVELS, "embedding")
     torch.set_num_threads(before)
     return found, written(folder)
 
@@ -82,7 +87,7 @@ def test_results_and_files_are_those_of_this_process_to_the_bit(two, expected, t
     monkeypatch.setenv(PROGRESS_FILE, str(tmp_path / "progress"))
     here = demo(tmp_path, two)
     for _ in range(2):  # the second time they are read
-        assert same(here.sweep(here.classifiers(3, 2), LEVELS, "embedding"), expected[0])
+        assert same(here.sweep(few(here), LEVELS, "embedding"), expected[0])
     assert written(tmp_path) == expected[1]
     assert (tmp_path / "progress").read_text() == "cells on 2 workers 6/6", "the clean images of both models came first"
 
@@ -96,7 +101,7 @@ def test_each_local_worker_sees_a_gpu_of_its_own_and_its_share_of_the_cores(two)
 def test_a_worker_that_is_killed_in_the_middle_loses_nothing(two, expected, tmp_path):
     here, before = demo(tmp_path, two), pids(two)
     lethal = {"lethal": trouble.Lethal(str(tmp_path / "mark"))}
-    found = here.sweep({MAE: here.classifiers(3, 2)[MAE]}, lethal | LEVELS, "embedding")[MAE]
+    found = here.sweep({MAE: few(here)[MAE]}, lethal | LEVELS, "embedding")[MAE]
     assert (tmp_path / "mark").exists()
     assert before - pids(two), "a worker was to be killed"
     np.testing.assert_array_equal(found.pop("lethal"), found["clean"])
@@ -111,7 +116,7 @@ def test_by_address_and_by_scheduler_file(two, expected, tmp_path):
         with there.client:
             assert there.device == "cpu"
             here = demo(tmp_path / "results", there)
-            found = here.sweep(here.classifiers(3, 2), {"X": LEVELS["X"]}, "embedding")
+            found = here.sweep(few(here), {"X": LEVELS["X"]}, "embedding")
         assert all(np.array_equal(found[name]["X"], expected[0][name]["X"]) for name in found)
     assert two.client.nthreads(), "a cluster that was only asked stays"
 

@@ -34,10 +34,10 @@ class LinearHead(nn.Module):
 def fitted(token: str, features: np.ndarray, labels: np.ndarray) -> LinearHead:
     """The head of features (images, D) with labels (images,): scikit-learn's logistic regression, L2 with C = 1.
 
-    ValueError where there are not two classes.
+    ValueError where there are not two classes, or images without a label (-1).
     """
-    if len(np.unique(labels)) < 2:
-        raise ValueError("a head needs images of two classes or more")
+    if len(np.unique(labels)) < 2 or labels.min() < 0:
+        raise ValueError("a head needs images with labels, of two classes or more; use a folder a class")
     scaler = StandardScaler().fit(features.astype(np.float64))
     regression = LogisticRegression(max_iter=2000).fit(scaler.transform(features), labels)
     weight, bias = regression.coef_, regression.intercept_

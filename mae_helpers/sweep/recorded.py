@@ -59,7 +59,7 @@ def check(subject: Subject, model: nn.Module) -> None:
         )
     if labels.min() < 0:
         raise ValueError("accuracy needs labels, and some of these images have none; use a folder a class")
-    if counted and len(counted) != model.num_classes:
+    if counted and not subject.fits_head and len(counted) != model.num_classes:
         raise ValueError(
             f"{subject.name}: its head has {model.num_classes} classes, but there are {len(counted)} folders of images, "
             f"{shown(counted)}; say which is which in the profile, as images.labels: {{{counted[0]!r:.40}: 0, ...}}"

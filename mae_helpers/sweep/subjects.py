@@ -118,6 +118,11 @@ class Subject:
         """What the model's head is fitted to, where the profile fits it one."""
         return self._model.head and (self._model.head.fit or self.profile.images)
 
+    @property
+    def fits_head(self) -> bool:
+        """Whether its head is one that the profile has fitted to it."""
+        return self._model.head is not None
+
     @cached_property
     def fitted_to(self) -> ImageSet:
         """The images that its head is fitted to: the last of each of the classes that the profile's images are of."""
@@ -183,7 +188,7 @@ class Subject:
         model, images, path = weights.described(self._model), self.images, weights.fetched(self._model)
         seed, kind = self.seed if self.name == CONTROL else 0, torch.device(self.device).type
         what = [self.name, weights.file_hash(path), model.model, model.arguments, kind, seed, self.compute.identity]
-        if self._fit:
+        if self.fits_head:
             what += [self._model.head.model_dump(exclude={"fit"}), fingerprint(self._fit)]
         what += [images.state, list(images.ids), images.labels.tolist(), self.own_classes, images.input.model_dump()]
         return hashlib.sha256(json.dumps(what, sort_keys=True, default=repr).encode()).hexdigest()
