@@ -69,8 +69,7 @@ def main(arguments: list[str] | None = None) -> None:
     device, profile = pick_device(options.device), load_profile("demo")
     images, labels = (array[: options.test_images] for array in load_split("t10k", options.data))
     trains, train_labels = (array[: options.probe_images] for array in load_split("train", options.data))
-    summary: dict[str, object] = {"test_images": len(images), "probe_images": len(trains)}
-    rows = []
+    rows, summary = [], {"test_images": len(images), "probe_images": len(trains)}
     for name in ("mae_finetuned", "vit_supervised"):
         hits = predictions(load_model(profile, name, device), images, device) == labels
         summary[f"{name}_top1_percent"] = 100 * float(hits.mean())

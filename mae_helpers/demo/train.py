@@ -112,17 +112,9 @@ auto_augment.NAME_TO_OP["PosterizeIncreasing"] = posterize
 
 def official_batch(images: Tensor, labels: Tensor, smoothing: float) -> tuple[Tensor, Tensor]:
     """MAE's fine-tuning augmentations by timm: byte images (B, 56, 56), labels (B,) -> (B, 3, 56, 56), targets (B, 10)."""
-    augment = create_transform(
-        IMAGE_SIZE,
-        is_training=True,
-        color_jitter=None,
-        auto_augment="rand-m9-mstd0.5-inc1",
-        interpolation="bicubic",
-        re_prob=0.25,
-        re_mode="pixel",
-        mean=(MEAN,) * 3,
-        std=(STD,) * 3,
-    )
+    known = {"auto_augment": "rand-m9-mstd0.5-inc1", "interpolation": "bicubic", "re_prob": 0.25, "re_mode": "pixel"}
+    known |= {"color_jitter": None, "mean": (MEAN,) * 3, "std": (STD,) * 3}
+    augment = create_transform(IMAGE_SIZE, is_training=True, **known)
     mixup = Mixup(mixup_alpha=0.8, cutmix_alpha=1.0, switch_prob=0.5, label_smoothing=smoothing, num_classes=10)
     augmented = [augment(Image.fromarray(image).convert("RGB")) for image in images.cpu().numpy()]
     return mixup(torch.stack(augmented).to(images.device), labels)
@@ -153,11 +145,9 @@ def build(stage: str, recipe: Recipe, out: Path) -> nn.Module:
 def accuracy(model: nn.Module, images: Tensor, labels: Tensor, batch: int = 250) -> float:
     """Top-1 accuracy in percent of byte images (n, 56, 56), all patches visible."""
     model.eval()
+    parts = zip(images.split(batch), labels.split(batch), strict=True)
     with torch.inference_mode():
-        hits = [
-            (model(to_rgb(x)).argmax(1) == y).sum()
-            for x, y in zip(images.split(batch), labels.split(batch), strict=True)
-        ]
+        hits = [(model(to_rgb(x)).argmax(1) == y).sum() for x, y in parts]
     return 100 * float(sum(hits)) / len(labels)
 
 

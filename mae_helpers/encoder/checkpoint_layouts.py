@@ -8,7 +8,7 @@ understands (OpenCLIP, JAX patches, positions of another grid) is left to it.
 import re
 import sys
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -108,12 +108,6 @@ def _from_hugging_face(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return renamed
 
 
-def _check_patches(size: Sequence[int], model: nn.Module) -> None:
-    """LayoutError where a file's patches have another size than the model's: timm would resample them."""
-    if tuple(size) != (expected := tuple(model.patch_embed.proj.weight.shape[2:])):
-        raise LayoutError(f"its patches are {tuple(size)} pixels, the model's {expected}; correct `arguments`")
-
-
 def translated(weights: Mapping[str, Tensor], model: nn.Module) -> Translated:
     """The tensors of any known layout by the names of `model`, a Vision Transformer of timm's.
 
@@ -136,8 +130,10 @@ def translated(weights: Mapping[str, Tensor], model: nn.Module) -> Translated:
     own = {key: value for key, value in own.items() if key not in aside}
     if aside or outside:
         told.append(f"not used: {_names([*aside, *outside])}")
-    if own[PATCHES[0]].ndim == 4:
-        _check_patches(own[PATCHES[0]].shape[2:], model)
+    of_file, of_model = own[PATCHES[0]].shape[2:], model.patch_embed.proj.weight.shape[2:]
+    if own[PATCHES[0]].ndim == 4 and of_file != of_model:  # timm would resample them
+        what = f"its patches are {tuple(of_file)} pixels, the model's {tuple(of_model)}"
+        raise LayoutError(f"{what}; correct `arguments`")
     places = own["pos_embed"].shape[1] if "pos_embed" in own else None
     adapt = getattr(sys.modules[type(model).__module__], "checkpoint_filter_fn", dict)
     own = {key: value for key, value in adapt(own, model).items() if not BESIDE.fullmatch(key)}
@@ -149,15 +145,12 @@ def translated(weights: Mapping[str, Tensor], model: nn.Module) -> Translated:
 def from_jax(weights: Mapping[str, Tensor], model: nn.Module, path: Path) -> Translated:
     """The tensors of a .npz as JAX saves it (AugReg), by the names of `model`: timm itself reads the file `path` into that.
 
-    LayoutError where timm cannot, or where the file has more or fewer numbers than the model, but for positions, which timm
-    resamples, and a head where the model has none. What it did not get, such as a head of other classes, is left out.
+    What that did not get, such as a head of other classes, is left out. LayoutError where timm cannot, or where the file has
+    more or fewer numbers than the model, but for positions, which timm resamples, and a head where the model has none.
     """
-    prefix = next((key.removesuffix(JAX) for key in weights if key.endswith(JAX)), None)
-    if prefix is None:
-        raise LayoutError(f"no Vision Transformer of JAX's: no {JAX} among {_names(list(weights))}")
+    prefix = next((key.removesuffix(JAX) for key in weights if key.endswith(JAX)), "")
     own = {key.removeprefix(prefix): value for key, value in weights.items() if key.startswith(prefix)}
     aside = [key for key in own if model.num_classes == 0 and key.startswith(("head/", "pre_logits/"))]
-    _check_patches(own[JAX].shape[:2], model)
     for value in model.parameters():
         value.data.fill_(torch.nan)  # what stays so was not in the file
     try:

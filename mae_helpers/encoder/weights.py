@@ -128,14 +128,13 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     No other class than `Namespace`, which MAE's code saves beside them, is allowed in a pickle.
     """
     try:
+        _check_archive(path)
         if path.suffix == ".safetensors":
             weights = load_file(path)
         elif path.suffix == ".npz":
-            _check_archive(path)
             with np.load(path, allow_pickle=False) as file:
                 weights = {key: torch.from_numpy(file[key]) for key in file.files}
         else:
-            _check_archive(path)
             with torch.serialization.safe_globals([argparse.Namespace]):
                 weights = torch.load(path, map_location="cpu", weights_only=True)
             weights = unwrapped(weights)

@@ -7,10 +7,7 @@ from matplotlib.axes import Axes
 
 def cosine_histogram(table: pd.DataFrame, ax: Axes, title: str) -> Axes:
     """Densities of cosines within one image's masks and between images, over the bins of `table`."""
-    for pair, name, colour in (
-        ("within", "two masks of one image", "#0072B2"),
-        ("between", "two images", "#E69F00"),
-    ):
+    for pair, name, colour in (("within", "two masks of one image", "#0072B2"), ("between", "two images", "#E69F00")):
         rows = table[table["pair"] == pair]
         start, width = rows["cosine_from"], rows["cosine_to"] - rows["cosine_from"]
         ax.bar(start, rows["density"], width, label=name, color=colour, alpha=0.65, linewidth=0, align="edge")

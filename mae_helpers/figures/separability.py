@@ -10,7 +10,7 @@ TOKEN_NAMES = {"cls": "CLS token", "mean_patch": "mean patch token", "patch": "p
 
 
 def tsne_by_layer(table: pd.DataFrame, size: float = 14) -> Figure:
-    """The t-SNE maps of one kind of token, a panel a layer, coloured by class, with one legend for all."""
+    """The t-SNE maps of one kind of token, a panel a layer, coloured by class, one legend for all; or why there is none."""
     figure, axes = panels(table["layer"].nunique(), 4)
     for ax, (layer, points) in zip(axes, table.groupby("layer"), strict=True):
         colours = class_colours(list(dict.fromkeys(points["class"])))
@@ -18,9 +18,13 @@ def tsne_by_layer(table: pd.DataFrame, size: float = 14) -> Figure:
         ax.set(xticks=[], yticks=[], xlabel="", ylabel="", title=f"Layer {layer}")
         ax.set_aspect("equal", adjustable="datalim")
         sns.despine(ax=ax, left=True, bottom=True)
-    handles, labels = axes[0].get_legend_handles_labels()
-    for ax in axes:
-        ax.get_legend().remove()
-    titles = [class_title(label) for label in labels]
-    figure.legend(handles, titles, loc="outside lower center", ncols=min(len(labels), 5), markerscale=2)
+        if points["x"].isna().all():
+            ax.text(0.5, 0.5, "no map: points are alike\nor fewer than four", ha="center", transform=ax.transAxes)
+    legends = [ax.get_legend() for ax in axes if ax.get_legend()]
+    for legend in legends:
+        legend.remove()
+    for legend in legends[:1]:  # there is none without points
+        titles = [class_title(text.get_text()) for text in legend.get_texts()]
+        place = {"loc": "outside lower center", "ncols": min(len(titles), 5), "markerscale": 2}
+        figure.legend(legend.legend_handles, titles, **place)
     return figure

@@ -99,10 +99,11 @@ def by_layer(features: np.ndarray, labels: np.ndarray) -> pd.DataFrame:
 
 
 def embed_layers(features: np.ndarray, classes: np.ndarray, perplexity: float, *, standardise: bool) -> pd.DataFrame:
-    """`tsne` of every layer, tidy: layer, image, class, x, y, one row a point; features as for `by_layer`."""
+    """`tsne` of every layer, tidy: layer, image, class, x, y (NaN for less than four points, or equal ones), a row a point."""
     tables = []
     for layer, points, groups in _points(features):
-        plane = tsne(points, perplexity, standardise=standardise)
+        can = len(points) > 3 and np.ptp(points, axis=0).max() > 1e-5 * np.abs(points).max()  # else it is rounding
+        plane = tsne(points, perplexity, standardise=standardise) if can else np.full((len(points), 2), np.nan)
         table = {"layer": layer, "image": groups, "class": classes[groups], "x": plane[:, 0], "y": plane[:, 1]}
         tables.append(pd.DataFrame(table))
     return pd.concat(tables, ignore_index=True)

@@ -19,14 +19,10 @@ ALL_WHERE_NONE = "images_per_class"  # how the parameters end of which None take
 LARGEST_SEED = 2**32 - 1  # the largest that scikit-learn and openTSNE take
 LARGEST_COUNT = 1_000_000
 TEXT = "text (in quotes where YAML sees a number, a date, or yes and no)"
-WORDS = {
-    bool: "true or false",
-    float: "a number",
-    str: TEXT,
-    list[str]: "a list of names",
-    list[float]: "a list of numbers",
-}
+WORDS = {bool: "true or false", float: "a number", str: TEXT}
+WORDS |= {list[str]: "a list of names", list[float]: "a list of numbers"}
 WHOLE = BeforeValidator(lambda value: int(value) if isinstance(value, float) and value.is_integer() else value)
+SMALL = Field(ge=0, le=LARGEST_COUNT)
 STRICT = ConfigDict(strict=True, allow_inf_nan=False)
 
 _short = Repr()
@@ -66,18 +62,16 @@ def _kind(name: str, defaults: Sequence[object]) -> tuple[Any, str]:
     one = type(some[0] if isinstance(some, list) else some)
     one = float if one is int and name in MEASURED else one
     words = counts if one is int else WORDS[list[one] if isinstance(some, list) else one]
-    whole = Annotated[int, Field(ge=0, le=LARGEST_COUNT)]
-    kind = {int: count, float: whole | float}.get(one, one)  # what is whole stays so
+    kind = {int: count, float: Annotated[int, SMALL] | float}.get(one, one)  # what is whole stays so
     kind = list[kind] if isinstance(some, list) else kind
     optional = None in defaults or name.endswith(ALL_WHERE_NONE)
     return (kind | None, f"{words}, or null") if optional else (kind, words)
 
 
 def check_parameter(name: str, value: object, defaults: Sequence[object], who: str = "parameter") -> Any:
-    """A notebook's parameter as it is meant: 5 where it is 5.0 and counts something, `false` where that is text, [3] for 3.
+    """A notebook's parameter as it is meant: 5 for 5.0 where it counts something, what text says of another kind, [3] for 3.
 
-    ValueError where it is not of its kind, or is a count that nothing can be counted by. Whether it fits the images and
-    models is for whoever takes it.
+    ValueError where it is not of its kind. Whether it fits the images and models is for whoever takes it.
     """
     kind, words = _kind(name, defaults)
     read = [value, parse_value(value)] if isinstance(value, str) else [value]  # text itself, then what it says
@@ -97,8 +91,5 @@ def parameters_of(path: Path) -> dict[str, object]:
 
 def defaults_in(folder: Path) -> dict[str, list[object]]:
     """The parameters of all notebooks in a folder, each with its default in every one that has it."""
-    defaults: dict[str, list[object]] = {}
-    for path in sorted(folder.glob("[0-9]*.ipynb")):
-        for name, default in parameters_of(path).items():
-            defaults.setdefault(name, []).append(default)
-    return defaults
+    found = [pair for path in sorted(folder.glob("[0-9]*.ipynb")) for pair in parameters_of(path).items()]
+    return {name: [default for other, default in found if other == name] for name, _ in found}

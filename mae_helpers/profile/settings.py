@@ -27,14 +27,10 @@ LONGEST = 2000  # characters of a setting; a path has fewer
 DEEPEST, LARGEST = 1000, 65_536  # the blocks of a model; any other number among its arguments
 LARGEST_MODEL = 30_000_000_000  # numbers, more than the largest Vision Transformer has
 PRECISIONS = ("float32", "tf32", "bf16")  # see machine.Compute
-REMEDIES = {  # by pydantic's type of error; for any other, what pydantic itself says
-    "int_type": "a whole number",
-    "float_type": "a number",
-    "bool_type": "true or false",
-    "string_type": TEXT,
-    "list_type": "a list",
-    "is_instance_of": "null",
-} | dict.fromkeys(("dict_type", "model_type"), "a mapping of settings, with names for keys")
+# By pydantic's type of error; for any other, what pydantic itself says:
+REMEDIES = {"int_type": "a whole number", "float_type": "a number", "bool_type": "true or false", "string_type": TEXT}
+REMEDIES |= {"list_type": "a list", "is_instance_of": "null"}
+REMEDIES |= dict.fromkeys(("dict_type", "model_type"), "a mapping of settings, with names for keys")
 
 
 class ProfileError(ValueError):

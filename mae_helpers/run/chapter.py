@@ -216,10 +216,7 @@ def begin(
 
 
 def of_notebook(names: dict[str, Any], **settings: object) -> Chapter:
-    """`begin` for a notebook that gives its `globals()`: with the parameters there, and with `settings` in their place.
-
-    Every parameter of a chapter among `names` is checked as the runner checks it, and put there as it is meant.
-    """
+    """`begin` with the parameters in a notebook's `globals()`, each checked there and put back as it is meant."""
     for name, defaults in defaults_in(ROOT / "notebooks").items():
         if name in names and not callable(names[name]):  # a function of that name is no parameter
             names[name] = check_parameter(name, names[name], defaults)

@@ -16,6 +16,7 @@ from mae_helpers.figures.style import MODEL_NAMES, class_title
 from mae_helpers.images.labels import wordnet_ids
 from mae_helpers.images.pixels import patch_grid
 from mae_helpers.images.sets import ImageSet
+from mae_helpers.measures.accuracy import ByLevel, Sets
 from mae_helpers.measures.alignment import alignment
 from mae_helpers.perturbations.levels import Perturbation, pictures
 
@@ -38,12 +39,7 @@ def class_names(images: ImageSet, count: int) -> list[str]:
     return [class_title(known[label]) if label in known else f"class {label}" for label in range(count)]
 
 
-def per_image(
-    embeddings: Mapping[str, Mapping[Hashable, np.ndarray]],
-    predictions: Mapping[str, Mapping[Hashable, np.ndarray]],
-    sets: Mapping[str, ImageSet],
-    perturbation: str,
-) -> pd.DataFrame:
+def per_image(embeddings: ByLevel, predictions: ByLevel, sets: Sets, perturbation: str) -> pd.DataFrame:
     """`alignment` of one perturbation, clean at its first level; also columns perturbation, predicted."""
     first = next(iter(next(iter(embeddings.values()))))
     table = alignment(embeddings, predictions, sets, clean=first)
@@ -83,8 +79,7 @@ def entry(row: int, seen: Mapping[str, ImageSet], levels: Levels, rollouts: Mapp
 
     `seen` holds the same images for each model with its own normalisation, `rollouts` the CLS rows (images, N) of each.
     """
-    stored: dict[str, int] = {}
-    models = {}
+    stored, models = {}, {}
     for model, images in seen.items():
         one, held = images.take([row]), {"cls_rollout": rollouts[model][[row]]}
         place = {"overlay": stored.setdefault(data_uri(overlay(one.pixels(0), held["cls_rollout"][0])), len(stored))}
@@ -136,7 +131,7 @@ def page_data(shown: Sequence[dict], table: pd.DataFrame, levels: Levels, names:
     """
     numbers = table.set_index(["image", "model", "perturbation", "level"])[["cosine", "predicted", "correct"]]
     numbers = numbers.assign(cosine=numbers["cosine"].map(lambda cosine: round(cosine, 4)))
-    images = []
+    images, perturbations = [], []
     for one in shown:
         placed = {model: {"overlay": places["overlay"]} for model, places in one["models"].items()}
         for model, name in itertools.product(placed, levels):
@@ -145,7 +140,6 @@ def page_data(shown: Sequence[dict], table: pd.DataFrame, levels: Levels, names:
         truth = class_title(one["class"])
         about = {"title": f"{truth} {one['number']}", "id": one["id"], "truth": truth}
         images.append(about | {"pictures": one["pictures"], "clean": one["clean"], "models": placed})
-    perturbations = []
     for name, chosen in levels.items():
         title, first, sentence, tick = WORDS[name]
         rest = [(tick.format(level), sentence.format(level)) for level in list(chosen)[1:]]

@@ -203,12 +203,7 @@ def _trouble(copy: dict, done: subprocess.CompletedProcess) -> str:
 
 
 def execute(
-    source: Path,
-    target: Path,
-    parameters: dict[str, object],
-    mark: dict,
-    environment: dict[str, str],
-    tables: Path,
+    source: Path, target: Path, parameters: dict[str, object], mark: dict, environment: dict[str, str], tables: Path
 ) -> None:
     """Run `source` with papermill into `target`; a failed copy goes to `failed/` beside it, and an older one stays.
 

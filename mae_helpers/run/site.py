@@ -28,8 +28,7 @@ def drawing(cell: dict) -> str | None:
 
 def folded_together(cells: Iterable[dict]) -> list[dict]:
     """The cells, where folded ones that show nothing stand in one fold with the next: parameters, imports, a figure."""
-    kept: list[dict] = []
-    empty = False  # whether the last is a folded one that shows nothing
+    kept, empty = [], False  # whether the last is a folded one that shows nothing
     for cell in cells:
         folded = cell["cell_type"] == "code" and "hide-input" in notebooks.tags(cell)
         if empty and folded:
@@ -96,12 +95,11 @@ def stage(files: dict[Path, bytes], source: Path) -> str:
 
 def build(profile: Profile, executed: Path, tables: Path, out: Path, root: Path = ROOT) -> bool:
     """Build `out/html/index.html`; returns False where it was up to date. NotebookError where Jupyter Book complains."""
-    source, stamp, log = out / "source", out / "html" / ".built-from", out / "book.log"
+    source, work, stamp, log = out / "source", out / "sphinx", out / "html" / ".built-from", out / "book.log"
     digest = stage(sources(profile, executed, tables, root), source)
     if stamp.exists() and stamp.read_text() == digest:
         return False
     stamp.unlink(missing_ok=True)
-    work = out / "sphinx"
     program = "from jupyter_book.cli.main import main; main()"  # it has no __main__; its script may not be on PATH
     call = [sys.executable, "-c", program, "build", str(source), "--path-output", str(work)]
     # --all: Sphinx alone would leave a page as it was where only the style, a script or the menu around it changed

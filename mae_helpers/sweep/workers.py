@@ -92,18 +92,11 @@ def _local(number: int, gpus: list[str]) -> "Client":
         own = {"CUDA_VISIBLE_DEVICES": gpus[name % len(gpus)]} if gpus else {}
         return Nanny(*place, name=name, env=env | own, **options)
 
+    size = {"n_workers": number, "threads_per_worker": threads, "processes": True, "memory_limit": 0}
+    size["env"] = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), str(threads))
+    quiet = {"silence_logs": "CRITICAL", "scheduler_kwargs": {"dashboard": False, "dashboard_address": "127.0.0.1:0"}}
     with dask.config.set({"distributed.scheduler.allowed-failures": DEATHS - 1}):
-        return Client(
-            n_workers=number,
-            threads_per_worker=threads,
-            processes=True,
-            worker_class=worker,
-            env=dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), str(threads)),
-            memory_limit=0,
-            silence_logs="CRITICAL",
-            scheduler_kwargs={"dashboard": False, "dashboard_address": "127.0.0.1:0"},
-            set_as_default=False,
-        )
+        return Client(**size, **quiet, worker_class=worker, set_as_default=False)
 
 
 class Workers:

@@ -105,7 +105,7 @@ def masks_agree(cosines: pd.DataFrame, table: pd.DataFrame) -> Finding:
     """Sec. III-B2: cosines and norms within an image's masks, against those between images."""
     pairs = select(cosines, ENCODER).set_index("pair")
     norms = select(table, ENCODER).groupby("image")["norm"]
-    within, between = pairs.loc["within", "cosine_median"], pairs.loc["between", "cosine_median"]
+    within, between = needed(pairs["cosine_median"], "within", "between")[["within", "between"]]
     inside, across = float((norms.max() - norms.min()).median()), float(norms.mean().max() - norms.mean().min())
     words = f"median cosine {within:.3f} within an image, {between:.3f} between images; a norm's range is {inside:.2f} "
     words += f"within an image (median) and {across:.2f} between images' means"
