@@ -39,6 +39,7 @@ LOOKS = {  # of the lines of a figure, by the column that tells them apart: name
     },
 }
 FURTHER = (("#009E73", "D"), ("#CC79A7", "v"), ("#E69F00", "P"), ("#000000", "X"), ("#8C6D31", "*"))  # models' looks
+FURTHER += (("#0072B2", "<"), ("#D55E00", ">"), ("#56B4E9", "p"))  # colours of the usual models, other markers
 MODEL_NAMES = {model: name for model, (name, _, _) in LOOKS["model"].items()}
 MODEL_COLOURS = {model: colour for model, (_, colour, _) in LOOKS["model"].items()}
 CLASS_COLOURS = sns.color_palette("colorblind", 10)
