@@ -14,6 +14,7 @@ from conftest import TINY, TINY_RUN
 from processes import copied, python
 from test_notebooks import write_notebook
 
+from mae_helpers.encoder.vit import CheckpointError
 from mae_helpers.profile.parameters import parse_value
 from mae_helpers.profile.settings import load_profile
 from mae_helpers.run import command as run
@@ -62,6 +63,18 @@ def test_wrong_inputs_are_refused_before_a_chapter_runs(capsys, tmp_path, tiny_p
         error = capsys.readouterr().err
         assert all(words in error for words in told), error
         assert not (tmp_path / "out").exists()
+
+
+def test_a_model_that_no_chapter_is_to_look_at_may_lack_its_weights(tiny_profile, tmp_path):
+    profile = load_profile(tiny_profile())
+    (tmp_path / "weights" / "vit_supervised.safetensors").unlink()
+    picked = run.Run(profile, ["01"], {"models": ["mae_finetuned"]}, "cpu", tmp_path, str(tmp_path / "r")).needed
+    assert list(picked.models) == ["mae_pretrained", "mae_finetuned"], "random weights are of the first's architecture"
+    run.check_inputs(picked, "cpu")
+    assert set(results.provenance(picked, "cpu")["checkpoints"]) == set(picked.models)
+    everything = run.Run(profile, ["01"], {}, "cpu", tmp_path, str(tmp_path / "r")).needed
+    with pytest.raises(CheckpointError, match=r"vit_supervised.safetensors: no such checkpoint"):
+        run.check_inputs(everything, "cpu")
 
 
 @pytest.mark.parametrize(

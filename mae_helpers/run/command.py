@@ -88,6 +88,13 @@ class Run:
         self.made_from, self.tables = tables.made_from(profile), tables.folder(profile, results)
         self.executed = out / "executed" / profile.name
 
+    @property
+    def needed(self) -> Profile:
+        """The profile with the models alone that the chapters are to look at, and the one that the control copies."""
+        named = {name for given in self.parameters.values() for name in given.get("models") or ()}
+        kept = {name: model for name, model in self.profile.models.items() if name in named | {self.profile.encoder}}
+        return self.profile.model_copy(update={"models": kept}) if named else self.profile
+
     def fingerprint(self, path: Path) -> str:
         """What decides this chapter's content now."""
         return notebooks.fingerprint(path, self.profile, self.parameters[path], self.made_from["data"], self.tables)
@@ -132,14 +139,14 @@ class Run:
         print(f"{self.profile.name}: {current} of {len(self.paths)} notebooks are up to date", file=sys.stderr)
         if current == len(self.paths):
             return True
-        check_inputs(self.profile, self.device)
+        check_inputs(self.needed, self.device)
         rounds: list[list[Path]] = [[], [], []]
         for path in sorted(self.paths, key=lambda path: (-notebooks.usual_seconds(path), path)):
             tags = notebooks.tags(*notebooks.read(path)["cells"])
             turn = 2 if notebooks.READS_RUN in tags else 1 if notebooks.READS_TABLES in tags else 0
             rounds[turn].append(path)
         threads = max(1, (os.cpu_count() or 1) // jobs)
-        about, display, failures = self.made_from | provenance(self.profile, self.device), Display(), []
+        about, display, failures = self.made_from | provenance(self.needed, self.device), Display(), []
         with ThreadPoolExecutor(jobs) as pool:
             try:
                 for paths in rounds:
@@ -172,7 +179,7 @@ def main(arguments: list[str] | None = None) -> int:
     """The command line; returns the exit status."""
     parser = argparse.ArgumentParser(prog="python -m mae_helpers.run", description=__doc__.split(":")[0])
     parser.add_argument("notebooks", nargs="*", help="chapters by number or name, such as 03; default: all")
-    parser.add_argument("--profile", default="demo", help="demo, paper, or a YAML file (default: demo)")
+    parser.add_argument("--profile", default="demo", help="demo, paper, atlas, or a YAML file (default: demo)")
     parser.add_argument("-p", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"), help="set a parameter")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: auto)")
     jobs = "chapters to run side by side (default: 2 on a CPU, 1 with a GPU or workers)"
