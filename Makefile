@@ -2,7 +2,7 @@
 # make test    the whole test suite
 # make lab     JupyterLab on the notebooks
 # make bench   measure how fast it is, into benchmarks/results.csv; BENCH="--only rollout" only some rows
-# PROFILE=paper or PROFILE=my.yaml picks other images and models; RUN holds more options for mae_helpers.run.
+# PROFILE=paper, PROFILE=atlas or PROFILE=my.yaml picks other images and models; RUN holds more options for mae_helpers.run.
 # IMAGENET=/data/imagenet/val and the others below tell the profile `paper` where images and weights are.
 PROFILE ?= demo
 RUN ?=

@@ -229,7 +229,7 @@ NO_NAMES = ["papr", "", ".", "..", "/", "x" * 5000, "a\0b", "~nobody/x", "\n", "
 @pytest.mark.parametrize("name", NO_NAMES)
 def test_a_name_of_no_profile_is_refused(name):
     with pytest.raises(
-        ProfileError, match=r"unknown profile '.*: neither a bundled one \(demo, paper\) nor a YAML file"
+        ProfileError, match=r"unknown profile '.*: neither a bundled one \(atlas, demo, paper\) nor a YAML file"
     ):
         load_profile(name)
 

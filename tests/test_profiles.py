@@ -6,8 +6,11 @@ import sys
 from pathlib import Path
 
 import pytest
+import timm
 import yaml
+from timm.layers.activations import QuickGELU
 
+from mae_helpers.encoder import weights
 from mae_helpers.perturbations.levels import Clean
 from mae_helpers.profile.settings import BUNDLED, ROOT, Images, Profile, ProfileError, load_profile
 from mae_helpers.run import chapter
@@ -71,6 +74,42 @@ def test_paper_loads_with_folders_at_the_repositorys_root_and_only_what_it_can_d
     assert paper.same_as_paper
     assert not paper.images.optional
     assert all(one.optional for one in [paper.second_images, paper.imagenet_c, *paper.shifted_images.values()])
+
+
+ATLAS = {  # by name: prefix tokens, patches a side, classes
+    "mae": (1, 14, 0),
+    "mae_finetuned": (1, 14, 1000),
+    "dino": (1, 14, 0),
+    "dinov2": (5, 16, 0),
+    "clip": (1, 14, 0),
+    "siglip": (0, 14, 0),
+    "augreg": (1, 14, 1000),
+    "deit3": (1, 14, 1000),
+}
+NORMALISED = {"clip": 0.48145466, "siglip": 0.5, "augreg": 0.5}  # the first channel's mean; of the others ImageNet's
+
+
+def test_the_atlas_has_the_papers_images_and_eight_encoders_that_timm_has_weights_of():
+    atlas, paper = load_profile("atlas"), load_profile("paper")
+    parts = ("images", "three_classes", "second_images", "imagenet_c", "shifted_images")
+    assert all(getattr(atlas, part) == getattr(paper, part) for part in parts)
+    assert atlas.study.said == {"encoder": "mae", "classifier": "mae_finetuned", "beside": "augreg"}
+    assert not atlas.same_as_paper
+    assert list(atlas.models) == list(ATLAS)
+    assert atlas.models["mae_finetuned"].hash == paper.models["mae_finetuned"].hash
+    known = timm.list_pretrained("*")
+    assert {model.model for model in atlas.models.values() if not model.url} < set(known)
+    for name, (prefix, side, classes) in ATLAS.items():
+        model, seen = weights.outline(atlas.models[name]), weights.input_of(atlas, name)
+        assert (model.num_prefix_tokens, model.patch_embed.grid_size, model.num_classes) == (
+            prefix,
+            (side, side),
+            classes,
+        )
+        assert (len(model.blocks), model.embed_dim) == (12, 768)
+        assert 85e6 < sum(each.numel() for each in model.parameters()) < 93e6
+        assert (seen.size, seen.mean[0]) == (224, NORMALISED.get(name, 0.485))
+    assert isinstance(weights.outline(atlas.models["clip"]).blocks[0].mlp.act, QuickGELU), "as OpenAI trained it"
 
 
 def test_the_environment_names_places_and_what_it_names_must_be_there(monkeypatch):

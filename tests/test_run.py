@@ -14,6 +14,7 @@ from conftest import TINY, TINY_RUN
 from processes import copied, python
 from test_notebooks import write_notebook
 
+from mae_helpers.encoder.vit import CheckpointError
 from mae_helpers.profile.parameters import parse_value
 from mae_helpers.profile.settings import load_profile
 from mae_helpers.run import command as run
@@ -62,6 +63,43 @@ def test_wrong_inputs_are_refused_before_a_chapter_runs(capsys, tmp_path, tiny_p
         error = capsys.readouterr().err
         assert all(words in error for words in told), error
         assert not (tmp_path / "out").exists()
+
+
+def test_a_model_that_no_chapter_is_to_look_at_may_lack_its_weights(tiny_profile, tmp_path):
+    profile = load_profile(tiny_profile())
+    (tmp_path / "weights" / "vit_supervised.safetensors").unlink()
+    picked = run.Run(profile, ["01"], {"models": ["mae_finetuned"]}, "cpu", tmp_path, str(tmp_path / "r")).looked_at
+    assert list(picked.models) == ["mae_finetuned"]
+    assert picked.encoder == "mae_finetuned", "the control has its architecture"
+    run.check_inputs(picked, "cpu")
+    assert set(results.provenance(picked, "cpu")["checkpoints"]) == set(picked.models)
+    everything = run.Run(profile, ["01"], {}, "cpu", tmp_path, str(tmp_path / "r")).looked_at
+    with pytest.raises(CheckpointError, match=r"vit_supervised.safetensors: no such checkpoint"):
+        run.check_inputs(everything, "cpu")
+
+
+def test_an_optional_model_without_weights_is_left_out_and_said(tiny_profile, tmp_path, capsys):
+    path = tiny_profile()
+    values = yaml.safe_load(path.read_text())
+    values["models"]["vit_supervised"]["optional"] = True
+    path.write_text(yaml.safe_dump(values))
+    gone = tmp_path / "weights" / "vit_supervised.safetensors"
+    gone.unlink()
+    here = chapter.begin(str(path), "cpu", results_folder=str(tmp_path / "r"))
+    assert here.encoders == ["mae_pretrained", "mae_finetuned"]
+    assert f"vit_supervised is left out: {gone}: no such checkpoint" in here._repr_markdown_()
+    assert here.made_from == results.made_from(load_profile(path))
+    assert run.Run(load_profile(path), ["01"], {}, "cpu", tmp_path, str(tmp_path / "r")).looked_at.models.keys() == {
+        *here.encoders
+    }
+    for other in ("mae_pretrained", "mae_finetuned"):
+        values["models"][other]["optional"] = True
+        (tmp_path / "weights" / f"{other}.safetensors").unlink()
+    path.write_text(yaml.safe_dump(values))
+    with pytest.raises(
+        CheckpointError, match=r"no model is at hand: .*mae_pretrained\.safetensors: no such checkpoint"
+    ):
+        chapter.begin(str(path), "cpu")
 
 
 @pytest.mark.parametrize(

@@ -1,59 +1,39 @@
-"""How alike two representations of the same images are: debiased linear CKA between all layers of two encoders."""
+"""How alike two representations of the same images are: debiased linear CKA between all layers of encoders."""
+
+from collections.abc import Iterable, Mapping
+from itertools import combinations_with_replacement
 
 import numpy as np
-import torch
-from torch import Tensor
+import pandas as pd
 
-from mae_helpers.profile.machine import doubled
-
-ROUNDING = 1e-11  # of the uncentred trace: what three sums that cancel leave in float64
+PART = 500  # images whose features and kernels are held at a time
 
 
-class CrossHSIC:
-    """HSIC_1 of Song et al. (2012, Eq. 5) with linear kernels, between every layer of one encoder and of another.
+def grams(features: np.ndarray) -> np.ndarray:
+    """K = X X^T of each layer with its diagonal set to 0: features (n, layers, D) -> (layers, n, n) in float64.
 
-    With K = X X^T and L = Y Y^T, their diagonals set to 0, and n images,
+    The first image's features are subtracted first. HSIC_1 is blind to that, and a layer that is the same for all images
+    then gives exactly 0.
+    """
+    moved = (features - features[:1].astype(np.float64)).swapaxes(0, 1)  # [layer, image, feature]
+    found = moved @ moved.swapaxes(1, 2)
+    found[:, np.arange(len(features)), np.arange(len(features))] = 0
+    return found
+
+
+def hsic(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """HSIC_1 of Song et al. (2012, Eq. 5) of each pair of layers, (L_x, n, n) and (L_y, n, n) -> (L_x, L_y), unbiased.
 
         HSIC_1 = [tr(K L) + (1^T K 1)(1^T L 1) / ((n - 1)(n - 2)) - 2 / (n - 2) 1^T K L 1] / (n (n - 3)).
 
-    All three terms are sums over images of products of features, so they are gathered batch by batch in float64: memory
-    grows with layers and widths, not with images, and the result does not depend on the batch size.
+    K and L are of `grams`. ValueError below four images, where it has no meaning.
     """
-
-    def __init__(self) -> None:
-        self.count, self.sums = 0, None
-
-    def add(self, x: Tensor, y: Tensor) -> None:
-        """Take in a batch of the same images: x (B, L_x, D_x), y (B, L_y, D_y)."""
-        x, y = doubled(x), doubled(y)  # [image, layer, feature]
-        norm_x, norm_y = x.square().sum(-1), y.square().sum(-1)  # [image, layer]: the diagonals of K and L
-        found = (
-            torch.einsum("ixd,iye->xyde", x, y),  # X^T Y
-            torch.einsum("ix,iy->xy", norm_x, norm_y),  # sum of K_ii L_ii
-            torch.einsum("iy,ixd->xyd", norm_y, x),  # sum of L_ii x_i
-            torch.einsum("ix,iye->xye", norm_x, y),  # sum of K_ii y_i
-            x.sum(0),
-            y.sum(0),
-            norm_x.sum(0),
-            norm_y.sum(0),
-        )
-        self.count += len(x)
-        self.sums = found if self.sums is None else tuple(a.add_(b) for a, b in zip(self.sums, found, strict=True))
-
-    def result(self) -> np.ndarray:
-        """HSIC_1 of each pair of layers, (L_x, L_y); ValueError below four images, where it has no meaning."""
-        n = self.count
-        if n < 4:
-            raise ValueError(f"{n} images: debiased CKA needs four or more")
-        cross, diagonal, by_x, by_y, sum_x, sum_y, norm_x, norm_y = self.sums
-        trace = cross.square().sum((-2, -1)) - diagonal  # tr(K L)
-        total_x, total_y = sum_x.square().sum(-1) - norm_x, sum_y.square().sum(-1) - norm_y  # 1^T K 1, 1^T L 1
-        rows = torch.einsum("xd,xyde,ye->xy", sum_x, cross, sum_y) + diagonal  # 1^T K L 1
-        rows = rows - torch.einsum("xd,xyd->xy", sum_x, by_x) - torch.einsum("ye,xye->xy", sum_y, by_y)
-        total = total_x[:, None] * total_y / ((n - 1) * (n - 2))
-        found = trace + total - 2 * rows / (n - 2)
-        found[found.abs() < ROUNDING * trace.abs()] = 0  # a layer that is the same for all images
-        return (found / (n * (n - 3))).cpu().numpy()
+    if (n := x.shape[1]) < 4:
+        raise ValueError(f"{n} images: debiased CKA needs four or more")
+    rows_x, rows_y = x.sum(2), y.sum(2)  # [layer, image]
+    trace = x.reshape(len(x), -1) @ y.reshape(len(y), -1).T
+    total = np.outer(rows_x.sum(1), rows_y.sum(1)) / ((n - 1) * (n - 2))
+    return (trace + total - 2 / (n - 2) * rows_x @ rows_y.T) / (n * (n - 3))
 
 
 def cka(cross: np.ndarray, own_x: np.ndarray, own_y: np.ndarray) -> np.ndarray:
@@ -62,5 +42,38 @@ def cka(cross: np.ndarray, own_x: np.ndarray, own_y: np.ndarray) -> np.ndarray:
     own_x (L_x,) and own_y (L_y,) are each layer's HSIC with itself. 1 for a representation and any rotation or scale of it,
     0 on average for independent ones; NaN for a layer that is the same for all images.
     """
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return cross / np.sqrt(np.outer(np.maximum(own_x, 0), np.maximum(own_y, 0)))
+    scale = np.sqrt(np.outer(np.maximum(own_x, 0), np.maximum(own_y, 0)))
+    return np.divide(cross, scale, out=np.full(cross.shape, np.nan), where=scale > 0)
+
+
+def random_parts(images: int, seed: int) -> list[np.ndarray]:
+    """The rows of all images in random order, in as few parts as hold at most `PART` each, of about the same size."""
+    return np.array_split(np.random.default_rng(seed).permutation(images), max(1, -(-images // PART)))
+
+
+def cka_table(parts: Iterable[Mapping[str, Mapping[str, np.ndarray]]], seed: int = 0) -> pd.DataFrame:
+    """CKA of all layers of each pair of models, itself included: model_a, model_b, token, control, layer_a, layer_b, cka.
+
+    Each of `parts` has features (images, layers, D) by model and token, of the same images in the same order; HSIC is
+    averaged over parts (Nguyen et al. 2021), so memory does not grow with their number. Where `control` is
+    `shuffled_images`, the images of `model_b` stand in random order, by `seed`.
+    """
+    found: dict[tuple[str, str, str, str], list[np.ndarray]] = {}
+    generator = np.random.default_rng(seed)
+    for part in parts:
+        for token in dict.fromkeys(token for tokens in part.values() for token in tokens):
+            kernels = {model: grams(tokens[token]) for model, tokens in part.items() if token in tokens}
+            order = generator.permutation(len(next(iter(kernels.values()))[0]))
+            for a, b in combinations_with_replacement(kernels, 2):
+                for control, other in (
+                    ("same_images", kernels[b]),
+                    ("shuffled_images", kernels[b][:, order][:, :, order]),
+                ):
+                    found.setdefault((a, b, token, control), []).append(hsic(kernels[a], other))
+    means = {key: np.mean(each, axis=0) for key, each in found.items()}
+    rows = []
+    for (a, b, token, control), cross in means.items():
+        own_a, own_b = (np.diag(means[model, model, token, "same_images"]) for model in (a, b))
+        for (row, column), value in np.ndenumerate(cka(cross, own_a, own_b)):
+            rows.append((a, b, token, control, row + 1, column + 1, value))
+    return pd.DataFrame(rows, columns=["model_a", "model_b", "token", "control", "layer_a", "layer_b", "cka"])

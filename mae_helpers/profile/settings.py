@@ -1,4 +1,4 @@
-"""Profiles: which images, models and sizes a run uses. `demo` and `paper` are bundled; any YAML file works alike."""
+"""Profiles: which images, models and sizes a run uses. `demo`, `paper` and `atlas` are bundled; any YAML file works alike."""
 
 import difflib
 import os
@@ -337,7 +337,7 @@ def _complaint(error: ValidationError) -> str:
 
 
 def load_profile(name: str | Path) -> Profile:
-    """Read a profile by its bundled name (`demo`, `paper`) or from a YAML file of one's own.
+    """Read a profile by its bundled name (`demo`, `paper`, `atlas`) or from a YAML file of one's own.
 
     Relative folders and files count from the YAML file's own folder, in a bundled profile from the repository's root.
     `${NAME:-default}` in them is filled in from the environment.

@@ -177,7 +177,7 @@ def main(arguments: list[str] | None = None) -> int:
     """The command line; returns the exit status."""
     parser = argparse.ArgumentParser(prog="python -m mae_helpers.run", description=__doc__.split(":")[0])
     parser.add_argument("notebooks", nargs="*", help="chapters by number or name, such as 03; default: all")
-    parser.add_argument("--profile", default="demo", help="demo, paper, or a YAML file (default: demo)")
+    parser.add_argument("--profile", default="demo", help="demo, paper, atlas, or a YAML file (default: demo)")
     parser.add_argument("-p", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"), help="set a parameter")
     parser.add_argument("--device", default="auto", help="auto, cpu, mps, cuda or cuda:N (default: auto)")
     jobs = "chapters to run side by side (default: 2 on a CPU, 1 with a GPU or workers)"

@@ -44,6 +44,7 @@ COLUMNS = {
         "released_clean_count released_retained_count",
         "fig8_feature_drop": "model perturbation level mean_drop low high",
         "fig8_one_class": "model perturbation level mean_drop low high",
+        "cka": "model_a model_b token control layer_a layer_b cka",
         "notes_pairing": "pairing level mean_cosine above_099 in_place",
         "notes_checkpoint": "model layer knn_percent chance_percent",
         "notes_blurs": "images level psnr_db ssim kernel_size sigma spread_px",
