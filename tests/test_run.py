@@ -10,6 +10,7 @@ from types import SimpleNamespace
 
 import nbformat
 import pytest
+import yaml
 from conftest import TINY, TINY_RUN
 from processes import copied, python
 from test_notebooks import write_notebook
@@ -17,8 +18,8 @@ from test_notebooks import write_notebook
 from mae_helpers.encoder.vit import CheckpointError
 from mae_helpers.profile.parameters import parse_value
 from mae_helpers.profile.settings import load_profile
+from mae_helpers.run import chapter, notebooks
 from mae_helpers.run import command as run
-from mae_helpers.run import notebooks
 from mae_helpers.run import tables as results
 
 LIGHT = """
