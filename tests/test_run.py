@@ -83,7 +83,7 @@ def test_an_optional_model_without_weights_is_left_out_and_said(tiny_profile, tm
     path = tiny_profile()
     values = yaml.safe_load(path.read_text())
     values["models"]["vit_supervised"]["optional"] = True
-    path.write_text(yaml.safe_dump(values))
+    path.write_text(yaml.safe_dump(values, sort_keys=False))
     gone = tmp_path / "weights" / "vit_supervised.safetensors"
     gone.unlink()
     here = chapter.begin(str(path), "cpu", results_folder=str(tmp_path / "r"))
@@ -96,7 +96,7 @@ def test_an_optional_model_without_weights_is_left_out_and_said(tiny_profile, tm
     for other in ("mae_pretrained", "mae_finetuned"):
         values["models"][other]["optional"] = True
         (tmp_path / "weights" / f"{other}.safetensors").unlink()
-    path.write_text(yaml.safe_dump(values))
+    path.write_text(yaml.safe_dump(values, sort_keys=False))
     with pytest.raises(
         CheckpointError, match=r"no model is at hand: .*mae_pretrained\.safetensors: no such checkpoint"
     ):
