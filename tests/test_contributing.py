@@ -106,25 +106,26 @@ def options_of(chapters):
 
 
 def test_a_model_of_timm_by_name_is_opened_with_its_own_normalisation(tmp_path, monkeypatch):
-    [entry, settings] = re.findall(r"of timm by name: (\{.+\}), and input: (\{.+\})\n", TEXT)[0]
-    values = {"name": "dino", "images": {"source": "digits", "count": 100}, "input": yaml.safe_load(settings)}
+    [entry] = re.findall(r"of timm by name: (\{.+\})\n", TEXT)
+    values = {"name": "dino", "images": {"source": "digits", "count": 100}, "input": {"size": 32}}
     path = tmp_path / "dino.yaml"
-    path.write_text(yaml.safe_dump(values | {"models": {"mae_pretrained": yaml.safe_load(entry)}}))
-    model = load_profile(path).models["mae_pretrained"]
+    path.write_text(yaml.safe_dump(values | {"models": {"dino": yaml.safe_load(entry)}}))
+    model = load_profile(path).models["dino"]
     assert model.model in timm.list_pretrained("vit_*")
     weights, asked = tmp_path / "weights.safetensors", []
     save_file(timm.create_model(model.model, **model.arguments).state_dict(), weights)
     monkeypatch.setattr(checkpoints, "from_hub", lambda name: asked.append(name) or weights)
     here = chapter.begin(str(path), "cpu", results_folder=str(tmp_path / "results"))
-    seen = here.seen_by("mae_pretrained", here.images()).take(range(1))
-    states = list(walk(here.model("mae_pretrained"), seen.tensor([0])))
+    seen = here.seen_by("dino", here.images()).take(range(1))
+    states = list(walk(here.model("dino"), seen.tensor([0])))
     assert set(asked) == {model.model}
     assert states[-1].tokens.shape == (1, 1 + 14 * 14, 384)
+    assert seen.input.size == 224, "the model's own, whatever the profile's pictures have"
     assert list(seen.input.mean) == list(timm.get_pretrained_cfg(model.model).mean)
 
 
 def test_a_model_of_ones_own_goes_through_the_chapter(house):
-    arguments = yaml.safe_load((house / "data" / "own.yaml").read_text())["models"]["mae_pretrained"]["arguments"]
+    arguments = yaml.safe_load((house / "data" / "own.yaml").read_text())["models"]["own"]["arguments"]
     model = VisionTransformer(**arguments)
     save_file(model.state_dict(), house / "data" / "own.safetensors")
     succeeds(house, "-m", "mae_helpers.run", *options_of("04"), "--device", "cpu")
@@ -132,8 +133,8 @@ def test_a_model_of_ones_own_goes_through_the_chapter(house):
     assert (house / named).exists()
     table = pd.read_csv(house / "results" / "own" / "masking_invariance.csv")
     assert table["mask"].max() == 20
-    assert set(table["model"]) == {"mae_pretrained", "random"}
-    opened = checkpoints.load_model(load_profile(house / "data" / "own.yaml"), "mae_pretrained")
+    assert set(table["model"]) == {"own", "random"}
+    opened = checkpoints.load_model(load_profile(house / "data" / "own.yaml"), "own")
     assert all(torch.equal(value, opened.state_dict()[name]) for name, value in model.state_dict().items())
 
 
