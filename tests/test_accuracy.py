@@ -5,7 +5,7 @@ import pytest
 from conftest import seen
 from scipy.stats import binom, bootstrap
 
-from mae_helpers.measures.accuracy import accuracy_table, mean_and_interval, top1_percent
+from mae_helpers.measures.accuracy import accuracy_table, beside_clean, mean_and_interval, top1_percent
 
 
 @pytest.mark.parametrize(("correct", "percent"), [(True, 100), (False, 0)])
@@ -65,3 +65,15 @@ def test_mean_and_interval_agree_with_the_standard_error():
     assert [low, high] == pytest.approx([mean - error, mean + error], abs=0.1 * error)
     assert mean_and_interval(values, seed=1) == (mean, low, high)
     assert mean_and_interval(values, seed=2) != (mean, low, high)
+
+
+def test_the_clean_accuracy_and_chance_stand_beside_by_model():
+    predictions = {"a": {"fog": np.array([0, 1])}, "b": {"fog": np.array([1, 1])}}
+    sets = seen(predictions, [0, 1])
+    clean = accuracy_table({"b": {"clean": np.array([0, 0])}, "a": {"clean": np.array([0, 1])}}, sets)
+    both = beside_clean(accuracy_table(predictions, sets), clean, {"a": 4, "b": 10})
+    assert both["model"].tolist() == ["a", "b"]
+    assert both["clean_percent"].tolist() == [100, 50]
+    assert both["clean_low"].tolist() == [100, 0]
+    assert both["chance_percent"].tolist() == [25, 10]
+    assert both["top1_percent"].tolist() == [100, 50]

@@ -294,3 +294,19 @@ def test_every_verdict_has_a_badge_in_the_style_sheet():
     style = (ROOT / "book" / "_static" / "book.css").read_text()
     for verdict in claims.VERDICTS:
         assert f".verdict.{verdict.replace(' ', '-')} {{" in style
+
+
+@pytest.mark.parametrize("name", sorted(set(JUDGED) - {"blur_severity"}))
+def test_nothing_is_said_of_a_classifier_at_chance(name):
+    tables = JUDGED[name][0]
+    tables = tables if isinstance(tables, list) else [tables]
+    for low, verdict in ((9.0, claims.NOT_TESTED), (11.0, SUPPORTED)):
+        beside = {"clean_percent": 15.0, "clean_low": low, "chance_percent": 10.0}
+        if "clean_percent" in tables[0]:
+            beside.pop("clean_percent")  # its shares are of this one
+        row = claims.judge(name, *(table.assign(**beside) for table in tables))
+        assert row["verdict"] == verdict
+    assert (
+        "not above chance"
+        in claims.judge(name, *(table.assign(**beside | {"clean_low": 9.0}) for table in tables))["note"]
+    )

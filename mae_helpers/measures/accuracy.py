@@ -44,6 +44,18 @@ def accuracy_table(predictions: ByLevel, sets: Sets, seed: int = 0) -> pd.DataFr
     )
 
 
+def beside_clean(table: pd.DataFrame, clean: pd.DataFrame, classes: Mapping[str, int]) -> pd.DataFrame:
+    """A table by model with clean_percent and clean_low, the accuracy of the `clean` table, and chance_percent beside.
+
+    Chance is one of so many `classes` that a model tells apart. What a classifier shows that is not above it on clean
+    images by its 95 % interval, is nothing of the images.
+    """
+    known = clean.set_index("model").rename(columns={"top1_percent": "clean_percent", "top1_low": "clean_low"})
+    chance = table["model"].map({model: 100 / count for model, count in classes.items()})
+    both = table.merge(known[["clean_percent", "clean_low"]], left_on="model", right_index=True, how="left")
+    return both.assign(chance_percent=chance)
+
+
 def shift_table(predictions: Mapping[str, Mapping[str, Mapping[str, np.ndarray]]], sets: Sets) -> pd.DataFrame:
     """Accuracy on other test sets by data set and model, in percent: over all classes, its mean over classes, over own ones.
 

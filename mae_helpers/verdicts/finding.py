@@ -34,11 +34,15 @@ def in_roles(table: pd.DataFrame, study: Mapping[str, str]) -> pd.DataFrame:
 
 
 def select(table: pd.DataFrame, model: str = CLASSIFIER, **columns: object) -> pd.DataFrame:
-    """The rows with these values; NotTestedError where there are none."""
+    """The rows with these values; NotTestedError where there are none, or of a classifier that is not above chance."""
     for name, value in {"model": model, **columns}.items():
         table = table[table[name] == value]
         if table.empty:
             raise NotTestedError(f"this run has no {name} {value!r}")
+    if "clean_low" in table and (table["clean_low"] <= table["chance_percent"]).any():
+        clean, low, chance = table[["clean_percent", "clean_low", "chance_percent"]].iloc[0]
+        words = f"{clean:.1f} % on clean images (95 % interval from {low:.1f} %), where chance gives {chance:.1f} %"
+        raise NotTestedError(f"this run's classifier is not above chance: {words}")
     return table
 
 
