@@ -17,7 +17,6 @@ SETS = {  # classes, images of each, and whether all images are the same grey
     "equal images": (3, 4, True),
 }
 SMALL = {"perplexity": 1, "patch_perplexity": 1, "tsne_patches": 4, "k": 2, "other_k": [1], "masks": 3}
-SMALL |= {"control_images_per_class": 1, "supervised_images_per_class": 1}
 REFUSED = {("03", "one image"): "principal angles are between classes, and there is only bird; take two or more"}
 
 
