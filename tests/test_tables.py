@@ -47,6 +47,16 @@ def test_classes_keep_their_names_whatever_these_look_like(tmp_path):
     )
 
 
+def test_models_and_sets_keep_their_names_whatever_these_look_like(tmp_path):
+    """A model may be called by its epochs, a set of images by its year."""
+    given = pd.DataFrame({"model": ["100", "0300", "nan"], "dataset": ["2024", "1e3", "NA"], "images": [1, 2, 3]})
+    given = given.assign(top1_percent=50.5, class_mean_percent=50.5, subset_top1_percent=None)
+    results.save_table(given, "distribution_shift", tmp_path, MADE_FROM)
+    found = results.read_table("distribution_shift", tmp_path, MADE_FROM)
+    assert found[["model", "dataset"]].equals(given[["model", "dataset"]])
+    assert found["subset_top1_percent"].isna().all()
+
+
 def test_tables_lie_in_the_repository_or_where_one_works_if_there_is_none(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     profile = load_profile("demo")

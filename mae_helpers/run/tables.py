@@ -62,7 +62,8 @@ COLUMNS = {
         "scorecard": "claim where paper here difference tolerance verdict note",
     }.items()
 }
-CLASS_NAMES = ("class", "class_a", "class_b")  # text whatever it looks like: a class may be called NA, None or 3
+# Text whatever it looks like: a class may be called NA, None or 3, a model 100:
+NAMES = ("class", "class_a", "class_b", "model", "model_a", "model_b", "dataset")
 PICTURED = ("blur", "occlusion", "corruptions", "reconstructions")
 COLUMNS |= {f"pictured_{what}": ["image", "class", "label"] for what in PICTURED}
 PACKAGES = (*LIBRARIES, "matplotlib", "seaborn")
@@ -152,8 +153,8 @@ def read_table(name: str, where: Path, made_from: dict[str, str] | None = None) 
                 "run the chapter that writes it again, or choose another results folder"
             )
     columns = pd.read_csv(BytesIO(content), nrows=0).columns
-    empty = {column: ["", "nan", "NaN"] for column in columns if column not in CLASS_NAMES}
-    return pd.read_csv(BytesIO(content), dtype=dict.fromkeys(CLASS_NAMES, str), keep_default_na=False, na_values=empty)
+    empty = {column: ["", "nan", "NaN"] for column in columns if column not in NAMES}
+    return pd.read_csv(BytesIO(content), dtype=dict.fromkeys(NAMES, str), keep_default_na=False, na_values=empty)
 
 
 def git_commit() -> str:
