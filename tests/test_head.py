@@ -75,6 +75,16 @@ def test_a_head_is_not_tested_on_the_images_that_it_was_fitted_to(here):
         predictions(here({"per_class": 6}), 7)
 
 
+@pytest.mark.parametrize(
+    "fit", [("folders", "images/../images"), ("auto", "images"), ("folders", "link")], ids=["spelled", "auto", "link"]
+)
+def test_the_same_folder_by_another_name_is_no_other_folder(here, tmp_path, fit):
+    opened = here({"per_class": 6, "fit": dict(zip(("source", "folder"), fit, strict=True))})
+    (tmp_path / "link").symlink_to(tmp_path / "images")
+    with pytest.raises(ValueError, match="its head is fitted to 9 of the images that it is tested on"):
+        predictions(opened, 7)
+
+
 def test_images_of_another_folder_fit_a_head_and_other_ones_another(here, tiny_profile, tmp_path):
     tiny_profile(per_class=10)
     source = {"source": "folders", "folder": "images"}

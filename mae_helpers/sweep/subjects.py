@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 from dataclasses import dataclass, fields, replace
 from functools import cache, cached_property
 from pathlib import Path
@@ -138,7 +139,8 @@ class Subject:
 
     def fitted_again(self) -> set[str]:
         """The ids of its images that its head was fitted to as well; none where these are of another folder."""
-        same = self._fit and (self._fit.source, self._fit.folder) == (self.source.source, self.source.folder)
+        places = [os.path.realpath(one.folder or one.source) for one in (self._fit, self.source) if one]
+        same = len(places) == 2 and places[0] == places[1]  # however they are written
         return set(self.images.ids) & set(self.fitted_to.ids) if same else set()
 
     @torch.no_grad()
