@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+import timm
 import torch
 import transformers
 from conftest import TINY, make_vit
@@ -98,6 +99,17 @@ def test_a_folder_has_the_size_and_normalisation_of_its_own(tiny_profile, tmp_pa
     for name, mean in (("mine", 0.5), ("other", 0.1)):
         found = input_of(profile, name)
         assert (found.size, found.mean, found.std) == (SIZES["image_size"], [mean] * 3, [0.2] * 3)
+
+
+def test_a_folder_of_timms_own_has_its_normalisation_too(tiny_profile, tmp_path):
+    model = timm.create_model("vit_tiny_patch16_224", img_size=32, depth=2, num_classes=5)
+    model.pretrained_cfg = dict(model.pretrained_cfg) | {"mean": [0.5] * 3, "std": [0.25] * 3}
+    timm.models.save_for_hf(model, str(tmp_path / "saved"), model_args={"img_size": 32, "depth": 2})
+    profile = load_profile(tiny_profile(models={"mine": {"checkpoint": str(tmp_path / "saved")}}))
+    found = input_of(profile, "mine")
+    assert (found.size, found.mean, found.std) == (32, [0.5] * 3, [0.25] * 3)
+    with torch.no_grad():
+        torch.testing.assert_close(load_model(profile, "mine")(IMAGES), model.eval()(IMAGES))
 
 
 @pytest.mark.parametrize(

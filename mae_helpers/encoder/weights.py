@@ -215,10 +215,12 @@ def settings_of(profile: Profile, name: str) -> Model:
 
 def _normalisation(model: Model) -> tuple[list[float] | None, list[float] | None]:
     """A model's own mean and deviation a channel: as the profile says, or its checkpoint's folder, or timm of its own."""
-    beside = Path(model.checkpoint or "", "preprocessor_config.json")
-    if model.checkpoint and beside.is_file():
-        known = json.loads(beside.read_text())
-        return model.mean or known.get("image_mean"), model.std or known.get("image_std")
+    for file, mean, std in (("preprocessor_config.json", "image_mean", "image_std"), ("config.json", "mean", "std")):
+        if model.checkpoint and (beside := Path(model.checkpoint, file)).is_file():
+            known = json.loads(beside.read_text())
+            known = known.get("pretrained_cfg", known)  # as timm saves it
+            if known.get(mean):
+                return model.mean or known[mean], model.std or known.get(std)
     if not model.model or "." not in model.model:
         return model.mean, model.std
     known = timm_settings(model.model)
