@@ -1,5 +1,6 @@
 """Layouts: the same images in the same order, with the same classes and pixels, however they lie on a disk."""
 
+import io
 import json
 import os
 import shutil
@@ -379,7 +380,41 @@ def test_images_of_other_formats_are_counted_in_a_warning(tmp_path):
         assert len(opened_from(tmp_path)) == 1
 
 
-@pytest.mark.parametrize("stray", ["__MACOSX/._1.png", ".cache/1.png", "empty/", "docs/read.txt"])
+def test_a_class_that_would_lose_all_its_images_is_an_error(tmp_path):
+    for name in ("cat/1.png", "parrot/1.png"):
+        save_one(tmp_path / name)
+    (tmp_path / "dog").symlink_to(tmp_path / "gone")
+    (tmp_path / "emu").mkdir()
+    (tmp_path / "emu" / "1.HEIC").write_bytes(b"")
+    with pytest.raises(
+        ImageError, match=r"no image behind \['dog', 'emu'\]: a broken link, or all its images of formats"
+    ):
+        opened_from(tmp_path)
+    assert opened_from(tmp_path, classes=["cat", "parrot"]).names == ["cat", "parrot"]
+
+
+def test_what_a_flat_folder_leaves_out_is_counted_in_a_warning(tmp_path):
+    for name in ("1.png", "more/2.png", "more/3.png"):
+        save_one(tmp_path / name)
+    (tmp_path / "4.jp2").write_bytes(b"")
+    with pytest.warns(UserWarning, match=r"left out, in folders below it, .* not read here: 1 \.jp2, 2 \.png"):
+        assert len(open_images(Images(source="flat", folder=str(tmp_path)), Input(size=8))) == 1
+
+
+@pytest.mark.parametrize(("classes", "names"), [("all", [DOG, BALL]), (["cat", "dog"], ["cat", "dog"])])
+def test_images_in_folders_within_a_class_are_its_own_in_an_archive_too(tmp_path, classes, names):
+    content = io.BytesIO()
+    Image.new("RGB", (8, 8)).save(content, "PNG")
+    inner = [f"set/train/{name}/{more}.png" for name in names for more in ("1", "images/2", "images/more/3")]
+    path = photographs.write_tar(tmp_path / "a.tar", dict.fromkeys(inner, content.getvalue()))
+    found = opened(path, classes=classes)
+    assert found.classes.tolist() == [name for name in sorted(names) for _ in range(3)]
+    assert found.ids[0].startswith(f"{sorted(names)[0]}/")
+
+
+@pytest.mark.parametrize(
+    "stray", ["__MACOSX/._1.png", "@eaDir/1.png", "cat/@eaDir/1.png", ".cache/1.png", "empty/", "docs/read.txt"]
+)
 @pytest.mark.parametrize("classes", [[], ["cat", "dog"]])
 def test_folders_without_images_do_not_count_for_the_index_of_a_class(tmp_path, stray, classes):
     for name in ("cat/1.png", "dog/1.png"):
@@ -408,6 +443,8 @@ def test_a_name_all_of_digits_is_its_number(tmp_path):
         save_one(tmp_path / str(number) / "1.png")
     found = opened_from(tmp_path)
     assert dict(zip(found.classes, found.labels, strict=True)) == {"0": 0, "2": 2, "10": 10}
+    save_one(tmp_path / "02" / "1.png")  # two names of one number are names
+    assert opened_from(tmp_path).counted == ("0", "02", "10", "2")
 
 
 def test_what_lies_behind_a_link_is_read_and_noticed_when_it_changes(tmp_path):

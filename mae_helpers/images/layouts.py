@@ -31,12 +31,14 @@ class Entry(NamedTuple):
 
 
 ORDER = itemgetter(0, 1, 2)  # by class, name and id
-_READABLE = Counter(dict.fromkeys(Image.registered_extensions(), 10**9))  # suffixes of Pillow's other formats
+KINDS = Image.registered_extensions().items()
+OTHERS = {suffix for suffix, kind in KINDS if "image/" in Image.MIME.get(kind, "")} | {".heic", ".heif"}  # or read here
+HIDDEN = (".", "__MACOSX", "@eaDir", "$RECYCLE.BIN")  # what systems and archivers hide or leave beside images
 
 
 def _visible(names: Iterable[str]) -> list[str]:
-    """Names in order, but for what systems and archivers hide or leave beside images."""
-    return sorted(name for name in names if not name.startswith((".", "__MACOSX")))
+    """Names in order, but for those that are `HIDDEN`."""
+    return sorted(name for name in names if not name.startswith(HIDDEN))
 
 
 def files_below(folder: Path) -> Iterator[Path]:
@@ -66,6 +68,20 @@ def class_folders(root: Path) -> list[str]:
     return [name for name in inner if any(map(_is_image, files_below(root / name)))]
 
 
+def _warn(root: Path, paths: Iterable[Path], why: str = "of formats that are not read here") -> None:
+    """Say how many of the files `paths` are left out, those of no image's suffix aside."""
+    other = Counter(path.suffix.lower() for path in paths if path.suffix.lower() in OTHERS)
+    if other:
+        told = ", ".join(f"{count} {suffix}" for suffix, count in sorted(other.items()))
+        warnings.warn(f"{root}: left out, {why}: {told}; save them as PNG", stacklevel=3)
+
+
+def _lost(path: Path) -> bool:
+    """Whether what is no class was to be one: a link that leads nowhere, a folder of images that are not read here."""
+    others = any(file.suffix.lower() in OTHERS for file in files_below(path))
+    return others or not (path.exists() or _is_image(path))
+
+
 def _has_parts(folder: Path) -> bool:
     """Whether a folder holds several folders of images and no image, as `train` and `val` do, and so is no class."""
     return not _images_in(folder) and len(class_folders(folder)) > 1
@@ -78,20 +94,22 @@ def folders(images: Images) -> list[Entry]:
     parts = [name for name in wanted if images.classes in ("all", []) and _has_parts(root / name)]
     if parts:
         raise ImageError(f"{root}: no image in its folders {parts[:12]}; name the one that holds a folder a class")
+    beside = {*_visible(os.listdir(root))} - {*wanted} if images.classes in ("all", []) else ()
+    if lost := sorted(name for name in beside if _lost(root / name)):
+        what = "a broken link, or all its images of formats that are not read here; mend it, or name the `classes`"
+        raise ImageError(f"{root}: no image behind {lost[:12]}: {what}")
     files = [(name, path) for name in wanted for path in files_below(root / name)]
-    other = Counter(path.suffix.lower() for _, path in files if not _is_image(path)) & _READABLE
-    if other:
-        told = ", ".join(f"{count} {suffix}" for suffix, count in sorted(other.items()))
-        warnings.warn(f"{root}: left out, of formats that are not read here: {told}; save them as PNG", stacklevel=2)
+    _warn(root, (path for _, path in files if not _is_image(path)))
     found = [(name, path.relative_to(root), path) for name, path in files if _is_image(path)]
     return [Entry(name, place.name, place.as_posix(), partial(opened, path)) for name, place, path in found]
 
 
 def flat(images: Images) -> list[Entry]:
     """One folder; classes come from the ground-truth file `labels`, or one of a usual name beside the images."""
-    paths = _images_in(Path(images.folder))
+    paths, root = _images_in(Path(images.folder)), Path(images.folder)
     if not paths:
         raise ImageError(f"{images.folder}: no image ({', '.join(sorted(SUFFIXES))}) in it; correct `folder`")
+    _warn(root, {*files_below(root)} - {*paths}, "in folders below it, or of formats that are not read here")
     return _labelled(images, [Entry("", path.name, path.name, partial(opened, path)) for path in paths])
 
 
@@ -166,10 +184,12 @@ def tar(images: Images) -> list[Entry]:
     for archive in archives:
         inside += _scan(archive, archive.stem if len(archives) > 1 or archive.stem in wordnet_ids() else "")
     keys = {path: place for path, place in inside if path.suffix == ".cls"}
+    known = {*wordnet_ids(), *(images.classes if images.classes != "all" else [])}  # a class whatever lies within it
     for path, place in inside:
         if path.suffix.lower() not in SUFFIXES:
             continue
-        label, name = path.parent.name, f"{path.parent.name}/{path.name}".lstrip("/")
+        parts = path.parts[next((at for at, part in enumerate(path.parts[:-1]) if part in known), -2) :]
+        label, name = "".join(parts[:-1][:1]), "/".join(parts)
         if keys:
             key, name = path.with_name(f"{path.name.split('.')[0]}.cls"), str(path)
             if key not in keys:

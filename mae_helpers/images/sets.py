@@ -189,7 +189,7 @@ def open_images(images: Images, settings: Input) -> ImageSet:
         raise ImageError(f"{images.folder}: no image ({', '.join(sorted(SUFFIXES))}) in it; correct `folder`")
     table = {name: number for number, name in enumerate(labels.wordnet_ids())}
     heads = [] if images.source == "digits" else list(filter(None, present))  # no model at hand knows digits
-    if heads and all(name.isdecimal() and name.isascii() for name in heads):
+    if heads and all(name.isdecimal() and name.isascii() for name in heads) and len({*map(int, heads)}) == len(heads):
         table = {name: int(name) for name in heads}
     known = {name: table.get(name, position) for position, name in enumerate(heads)}  # others by their sorted order
     if isinstance(images.labels, dict):
