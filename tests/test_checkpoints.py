@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -75,6 +76,24 @@ def test_many_wrong_tensors_are_counted(tiny, tmp_path):
     told = error_of(pointing_at(tiny, model.checkpoint, arguments=model.arguments | {"embed_dim": 48}))
     assert told.count("size mismatch") == 3
     assert f" and {others} more; correct" in told
+
+
+@pytest.mark.parametrize(
+    ("beside", "told"),
+    [
+        ({"out": Path("runs")}, r"\(UnpicklingError: it holds a pathlib\.\w+\); save its tensors alone"),
+        ({"net": torch.nn.Linear(1, 1)}, r"it holds a torch\.nn\.modules\.linear\.Linear\); save its tensors alone"),
+        (b"<!DOCTYPE html>", r"\(UnpicklingError: Unsupported operand 60\); fetch it again"),
+    ],
+)
+def test_what_cannot_be_read_says_why_in_whole_words(tiny, tmp_path, beside, told):
+    path, weights = tmp_path / "checkpoint.pth", load_file(tiny.models["mae_pretrained"].checkpoint)
+    path.write_bytes(beside) if isinstance(beside, bytes) else torch.save({"model": weights} | beside, path)
+    message = error_of(pointing_at(tiny, path))
+    assert re.search(told, message)
+    assert message.isprintable(), "no terminal codes"
+    save_file(weights, path)  # of a name that is another kind's
+    assert has_weights(load_model(pointing_at(tiny, path), "mae_pretrained"), weights)
 
 
 # Hashes

@@ -153,6 +153,12 @@ ENCODER = {  # of an encoder's own tensors
         "teacher": under("backbone.", own) | under("head.mlp.0.", NOISE),
         "args": {"lr": 0.1},
     },
+    "an average beside the last step": lambda own: {
+        "model": {key: value + 1 for key, value in own.items()},
+        "ema": own,
+    },
+    "an average's shadow": lambda own: {"net": own | NOISE, "ema": {"decay": 0.999, "shadow": own}},
+    "the best accuracy as NumPy's": lambda own: {"model": own, "best": np.float64(81.2), "epoch": np.int64(3)},
     "iBOT's mask": lambda own: {"state_dict": own | {"masked_embed": torch.zeros(1, 24)}},
     "MoCo-v3": lambda own: {
         "state_dict": under("module.base_encoder.", own) | under("module.momentum_encoder.", own | NOISE)

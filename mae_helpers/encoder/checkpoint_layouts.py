@@ -21,8 +21,8 @@ from mae_helpers.encoder.vit import in_short
 
 # What training code wraps the tensors in, the better one first: averages before the last step, teachers before students.
 WRAPPERS = (
-    *("model_ema", "state_dict_ema", "teacher", "target_encoder"),
-    *("model", "state_dict", "module", "encoder", "student"),
+    *("model_ema", "state_dict_ema", "ema", "ema_state_dict", "teacher", "target_encoder"),
+    *("model", "state_dict", "module", "shadow", "net", "encoder", "student"),
 )
 PATCHES = ("patch_embed.proj.weight", "embeddings.patch_embeddings.projection.weight")  # each layout has one of these
 PREFERRED = ("teacher", "base_encoder")  # where one file holds two encoders

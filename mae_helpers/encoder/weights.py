@@ -24,6 +24,8 @@ from mae_helpers.profile.settings import Input, Model, Profile
 WEIGHTS = Path(__file__).parents[1] / "demo" / "weights"
 FILES = ("model.safetensors", "pytorch_model.bin")  # what Hugging Face calls the weights in a folder
 UNPACKED = 10  # times its size on the disk: how much a file may unpack to
+PLAIN = [argparse.Namespace, np.dtype, *map(type, map(np.dtype, "fdilq")), np._core.multiarray.scalar]
+PLAIN += [(np._core.multiarray.scalar, "numpy.core.multiarray.scalar")]  # as NumPy 1 called it
 NAMED = 3  # keys of each kind of trouble that a message names; the others are counted
 
 
@@ -125,23 +127,25 @@ def described(model: Model) -> Model:
 def read_weights(path: Path) -> dict[str, Tensor]:
     """The tensors of a .safetensors file, a .npz or a pickle, flat or wrapped as training code saves them (`WRAPPERS`).
 
-    No other class than `Namespace`, which MAE's code saves beside them, is allowed in a pickle.
+    No other class than `Namespace` and NumPy's numbers, which training code saves beside them, is allowed in a pickle.
     """
     try:
         _check_archive(path)
-        if path.suffix == ".safetensors":
+        if path.suffix == ".safetensors" or bytes(np.fromfile(path, "u1", 9))[8:] == b"{":  # whatever its name is
             weights = load_file(path)
         elif path.suffix == ".npz":
             with np.load(path, allow_pickle=False) as file:
                 weights = {key: torch.from_numpy(file[key]) for key in file.files}
         else:
-            with torch.serialization.safe_globals([argparse.Namespace]):
+            with torch.serialization.safe_globals(PLAIN):
                 weights = torch.load(path, map_location="cpu", weights_only=True)
             weights = unwrapped(weights)
     except Exception as error:  # each reader has exceptions of its own; the cause stays attached
-        raise CheckpointError(
-            f"{path}: not a readable checkpoint ({type(error).__name__}: {in_short(error)}); fetch it again from its source"
-        ) from error
+        why, remedy = str(error).rpartition("WeightsUnpickler error:")[2], "fetch it again from its source"
+        if other := re.search(r"GLOBAL (\S+)", why):
+            why, remedy = f"it holds a {other[1]}", "save its tensors alone, as `model.state_dict()`"
+        told = f"{type(error).__name__}: {in_short(why)}"
+        raise CheckpointError(f"{path}: not a readable checkpoint ({told}); {remedy}") from error
     pairs = weights.items() if isinstance(weights, Mapping) else [(None, weights)]
     odd = [f"{shown(k)}: {type(v).__name__}" for k, v in pairs if not (isinstance(k, str) and isinstance(v, Tensor))]
     if odd:
