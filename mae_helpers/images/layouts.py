@@ -68,18 +68,16 @@ def class_folders(root: Path) -> list[str]:
     return [name for name in inner if any(map(_is_image, files_below(root / name)))]
 
 
+def _left(paths: Iterable[Path]) -> Counter:
+    """How many of the files `paths` have each of an image's suffixes."""
+    return Counter(path.suffix.lower() for path in paths if path.suffix.lower() in OTHERS)
+
+
 def _warn(root: Path, paths: Iterable[Path], why: str = "of formats that are not read here") -> None:
-    """Say how many of the files `paths` are left out, those of no image's suffix aside."""
-    other = Counter(path.suffix.lower() for path in paths if path.suffix.lower() in OTHERS)
-    if other:
+    """Say how many images are left out."""
+    if other := _left(paths):
         told = ", ".join(f"{count} {suffix}" for suffix, count in sorted(other.items()))
         warnings.warn(f"{root}: left out, {why}: {told}; save them as PNG", stacklevel=3)
-
-
-def _lost(path: Path) -> bool:
-    """Whether what is no class was to be one: a link that leads nowhere, a folder of images that are not read here."""
-    others = any(file.suffix.lower() in OTHERS for file in files_below(path))
-    return others or not (path.exists() or _is_image(path))
 
 
 def _has_parts(folder: Path) -> bool:
@@ -95,7 +93,7 @@ def folders(images: Images) -> list[Entry]:
     if parts:
         raise ImageError(f"{root}: no image in its folders {parts[:12]}; name the one that holds a folder a class")
     beside = {*_visible(os.listdir(root))} - {*wanted} if images.classes in ("all", []) else ()
-    if lost := sorted(name for name in beside if _lost(root / name)):
+    if lost := sorted(name for name in beside if _left(files_below(root / name)) or not (root / name).exists()):
         what = "a broken link, or all its images of formats that are not read here; mend it, or name the `classes`"
         raise ImageError(f"{root}: no image behind {lost[:12]}: {what}")
     files = [(name, path) for name in wanted for path in files_below(root / name)]

@@ -138,9 +138,8 @@ class Subject:
         return self.seen(images.take(rows))
 
     def fitted_again(self) -> set[str]:
-        """The ids of its images that its head was fitted to as well; none where these are of another folder."""
-        places = [os.path.realpath(one.folder or one.source) for one in (self._fit, self.source) if one]
-        same = len(places) == 2 and places[0] == places[1]  # however they are written
+        """The ids of its images that its head was fitted to as well; none where their folder is another."""
+        same = self._fit and len({os.path.realpath(one.folder or one.source) for one in (self._fit, self.source)}) == 1
         return set(self.images.ids) & set(self.fitted_to.ids) if same else set()
 
     @torch.no_grad()
