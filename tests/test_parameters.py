@@ -37,6 +37,7 @@ MEANT = [  # a parameter, how it is given, and what is meant
     ("centred", "no", False),
     ("k", 5.0, 5),
     ("k", "5", 5),
+    ("k", "010", 10),  # not YAML's 8
     ("other_k", 2.0, [2]),
     ("severities", 3, [3]),
     ("severities", [3.0, 1], [3, 1]),

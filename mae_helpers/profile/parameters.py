@@ -43,7 +43,8 @@ def parse_value(text: str) -> object:
     What is no YAML is text, and so are nothing at all and what YAML knows and a parameter is not, such as a date.
     """
     try:
-        value = None if text == "None" else plain_yaml.read(text) if text.strip() else text
+        said = str(int(text)) if text.isdecimal() else text  # 010 is 10, not YAML's 8
+        value = None if text == "None" else plain_yaml.read(said) if text.strip() else text
         json.dumps(value)
         return value
     except (yaml.YAMLError, TypeError, ValueError):
