@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 from mae_helpers.encoder.vit import CheckpointError
 from mae_helpers.encoder.weights import input_of, load_model
 from mae_helpers.profile.settings import load_profile
+from mae_helpers.run.tables import data_fingerprint
 from mae_helpers.sweep.subjects import Subject
 
 IMAGES = torch.randn(3, 3, 32, 32, generator=torch.Generator().manual_seed(2))
@@ -86,9 +87,10 @@ def test_another_configuration_of_the_same_weights_is_another_model_to_a_sweep(t
     profile = load_profile(tiny_profile(models={"mine": {"checkpoint": str(tmp_path / "saved")}}))
     config, digests = tmp_path / "saved" / "config.json", []
     for changed in ({}, {"layer_norm_eps": 1e-3}, {}):
-        digests.append(Subject(profile, "mine", profile.images, (0, 1)).digest)
+        digests.append((Subject(profile, "mine", profile.images, (0, 1)).digest, data_fingerprint(profile)))
         config.write_text(json.dumps(json.loads(config.read_text()) | changed))
-    assert digests[0] == digests[1] != digests[2]
+    assert digests[0] == digests[1]
+    assert all(first != second for first, second in zip(*digests[1:], strict=True)), "and to the tables of a run"
 
 
 def test_a_folder_has_the_size_and_normalisation_of_its_own(tiny_profile, tmp_path):

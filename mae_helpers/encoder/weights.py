@@ -77,11 +77,15 @@ def file_hash(path: Path, kind: str = "sha256") -> str:
 
 
 def identity(model: Model) -> str:
-    """What tells a model's weights from others, fetched already or not: the hash that is checked, or the file's own."""
+    """What tells a model's weights from others, fetched already or not: the hash that is checked, or the file's own.
+
+    Of a folder, also what its configurations say.
+    """
     path = checkpoint_path(model)
     if model.hash or not path.is_file():
         return model.hash or model.url or model.model or path.name
-    return file_hash(path)
+    folder = Path(model.checkpoint or "")
+    return " ".join(file_hash(file) for file in (path, *(sorted(folder.glob("*.json")) if folder.is_dir() else ())))
 
 
 def checkpoint_hashes(profile: Profile) -> dict[str, str]:
