@@ -89,7 +89,7 @@ def test_another_configuration_of_the_same_weights_is_another_model_to_a_sweep(t
     for changed in ({}, {"layer_norm_eps": 1e-3}, {}):
         digests.append((Subject(profile, "mine", profile.images, (0, 1)).digest, data_fingerprint(profile)))
         config.write_text(json.dumps(json.loads(config.read_text()) | changed))
-    assert digests[0] == digests[1]
+    assert digests[0][0] == digests[1][0]
     assert all(first != second for first, second in zip(*digests[1:], strict=True)), "and to the tables of a run"
 
 
