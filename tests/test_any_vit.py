@@ -117,5 +117,5 @@ def test_some_of_them_can_be_picked_and_an_encoder_alone_runs_what_it_can(tmp_pa
 
 def test_a_model_that_is_not_there_cannot_be_picked(tmp_path):
     models = {"mine": {"title": "Mine", "model": FAMILIES["no_cls"][0]}}
-    with pytest.raises(ValueError, match=r"parameter 'models' has \['dino'\]; .*any\.yaml has mine"):
+    with pytest.raises(ValueError, match=r"parameter 'models' is \['dino'\]; use some of mine \(.*any\.yaml\)"):
         ran(tmp_path, ["01"], models, models=["dino"])

@@ -278,4 +278,4 @@ def test_where_a_chapter_is_computed_does_not_make_it_another():
 def test_chapters_that_sweep_have_the_parameter(number):
     [path] = notebooks.find([number])
     assert notebooks.parameters_of(path)["scheduler"] is None
-    assert "precision, scheduler)" in path.read_text()
+    assert "chapter.of_notebook(globals())" in path.read_text(), "which takes it from there"

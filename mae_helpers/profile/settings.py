@@ -265,8 +265,10 @@ class Profile(_Settings):
 
     def only(self, names: list[str] | None) -> "Profile":
         """The profile with these of its models, in its own order; with all where it is told none."""
-        if strange := [name for name in names or () if name not in self.models]:
-            raise ValueError(f"parameter 'models' has {shown(strange)}; {self.path} has {', '.join(self.models)}")
+        if not {*(names or ())} <= {*self.models}:
+            raise ValueError(
+                f"parameter 'models' is {shown(names)}; use some of {', '.join(self.models)} ({self.path})"
+            )
         kept = {name: model for name, model in self.models.items() if not names or name in names}
         return self.model_copy(update={"models": kept})
 

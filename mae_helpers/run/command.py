@@ -82,7 +82,9 @@ class Run:
         own = {"profile": reference(profile), "device": device, "results_folder": folder}
         own |= {"scheduler": scheduler} if scheduler is not None else {}
         self.parameters = notebooks.choose_parameters(self.paths, given, profile.parameters | own)
-        looked_at = profile.only((profile.parameters | given).get("models"))
+        looked_at = profile.only(
+            next((each["models"] for each in self.parameters.values() if each.get("models")), None)
+        )
 
         from mae_helpers.encoder import weights  # all above is said without PyTorch
         from mae_helpers.run import tables
