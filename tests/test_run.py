@@ -131,6 +131,7 @@ while len(list(pathlib.Path().glob("met_*"))) < 2:
     assert time.monotonic() < until
     time.sleep(0.1)
 """
+DEMOS = "test_images_per_class = None"  # to which the profile demo gives another default
 KILLED = "import os, signal\nos.kill(os.getpid(), signal.SIGKILL)"
 
 
@@ -141,7 +142,7 @@ def small(tmp_path_factory):
     for name, tag, *cells in (
         ("01_tells", notebooks.READS_RUN, "x = 1\nnasty = ['a']", TELLS),
         ("02_killed", None, "x = 1", MEETS.format(2), KILLED),
-        ("03_wrong", notebooks.READS_TABLES, "x = 1", "raise ValueError(f'x is {x}')"),
+        ("03_wrong", notebooks.READS_TABLES, f"x = 1\n{DEMOS}", "raise ValueError(f'x is {x}')"),
         ("04_after", None, "x = 1", MEETS.format(4), "x"),
     ):
         write_notebook(root / "notebooks" / f"{name}.ipynb", *cells, tags=[tag] if tag else [])
@@ -228,7 +229,7 @@ def waits(condition, seconds):
 def test_an_interrupt_stops_at_once_and_the_chapters_with_it(tmp_path):
     code = "import os, pathlib, time\npathlib.Path('pid').write_text(str(os.getpid()))\ntime.sleep(600)"
     root, pid = copied(tmp_path), tmp_path / "notebooks" / "pid"
-    write_notebook(root / "notebooks" / "01_waits.ipynb", "x = 1", code)
+    write_notebook(root / "notebooks" / "01_waits.ipynb", DEMOS, code)
     where = ["--out", root, "--results", root, "--device", "cpu"]
     with python(root, "-m", "mae_helpers.run", *where) as process:
         waits(lambda: pid.exists() and pid.read_text(), 180)
