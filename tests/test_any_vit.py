@@ -50,11 +50,11 @@ def small(name, arguments, seed):
     return model
 
 
-def ran(folder, names, models, **given):
+def ran(folder, names, entries, **given):
     """The tables and the executed chapters of a run on these models, and whether it succeeded."""
-    for entry in models.values():
+    for entry in entries.values():
         entry["checkpoint"] = str(folder / f"{entry['title']}.safetensors")
-    path = write_tiny(folder, per_class=6, name="any", input={"size": 48}, models=models)
+    path = write_tiny(folder, per_class=6, name="any", input={"size": 48}, models=entries)
     run = command.Run(load_profile(path), names, PARAMETERS | given, "cpu", folder, str(folder / "results"))
     return run.all(command.default_jobs("cpu")), folder / "results" / "any", folder / "executed" / "any"
 
@@ -68,7 +68,7 @@ def six(tmp_path_factory):
             {"head": head} if head else {}
         )
         save_file(small(model, arguments, seed).state_dict(), folder / f"{name.title()}.safetensors")
-    return ran(folder, ["01", "02", "03", "04", *CLASSIFY, "12"], models)
+    return ran(folder, ["01", "02", "03", "04", *CLASSIFY, "12", "14"], models)
 
 
 def said(path):
@@ -87,6 +87,17 @@ def test_every_chapter_draws_all_of_them(six):
         found = pd.read_csv(tables / f"{table}.csv")
         assert set(found["model"]) == set(FAMILIES), table
         assert "images" not in found or (found["images"] == found["images"][0]).all(), "the same images for all"
+
+
+def test_all_pairs_are_compared_on_the_tokens_that_both_have(six):
+    _, tables, _ = six
+    cka = pd.read_csv(tables / "cka.csv")
+    assert {*cka["model_a"], *cka["model_b"]} == {*FAMILIES, "random"}
+    of_cls = cka[cka["token"] == "cls"]
+    assert "no_cls" not in {*of_cls["model_a"], *of_cls["model_b"]}
+    count = len(FAMILIES) + 1
+    pairs = cka[cka["control"] == "same_images"].groupby("token").size() / 4**2
+    assert pairs.to_dict() == {"cls": (count - 1) * count / 2, "mean_patch": count * (count + 1) / 2}
 
 
 def test_each_has_its_own_tokens_grid_and_size(six):

@@ -262,7 +262,7 @@ def test_the_chapter_is_in_style_runs_and_reaches_the_scorecard(house, tiny_prof
     succeeds(house, "-m", "mae_helpers.run", *options)
     table = pd.read_csv(house / "results" / "tiny" / "attention_entropy.csv")
     assert list(table.columns) == ["model", "layer", "entropy_nats", "uniform_nats"]
-    assert len(table) == 2 * 4
+    assert len(table) == (3 + 1) * 4, "a layer of each of three models and the control"
     np.testing.assert_allclose(table["uniform_nats"], np.log(17))
     assert (table["entropy_nats"] < table["uniform_nats"]).all()
     card = pd.read_csv(house / "results" / "tiny" / "scorecard.csv", keep_default_na=False).set_index("claim")

@@ -132,7 +132,7 @@ def test_run_json_says_how_the_tables_came_to_be(tiny_run):
     assert set(entries["provenance"]) == {"python", "machine", "commit", "packages"}
     assert all(entries["provenance"]["packages"][name] for name in results.PACKAGES)
     assert entries["device"] == "cpu"
-    assert set(entries["checkpoints"]) == set(tiny_run.profile.models)
+    assert set(entries["checkpoints"]) == set(tiny_run.profile.weights)
 
 
 @pytest.fixture
