@@ -55,7 +55,9 @@ def ran(folder, names, entries, **given):
     for entry in entries.values():
         entry["checkpoint"] = str(folder / f"{entry['title']}.safetensors")
     path = write_tiny(folder, per_class=6, name="any", input={"size": 48}, models=entries)
-    run = command.Run(load_profile(path), names, PARAMETERS | given, "cpu", folder, str(folder / "results"))
+    known = set().union(*map(notebooks.parameters_of, notebooks.find(names)))
+    chosen = {name: value for name, value in PARAMETERS.items() if name in known} | given
+    run = command.Run(load_profile(path), names, chosen, "cpu", folder, str(folder / "results"))
     return run.all(command.default_jobs("cpu")), folder / "results" / "any", folder / "executed" / "any"
 
 

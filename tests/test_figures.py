@@ -4,13 +4,15 @@ import subprocess
 import sys
 from pathlib import Path
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
 
 from mae_helpers.figures import style
 from mae_helpers.figures.separability import tsne_by_layer
-from mae_helpers.figures.style import class_colours, class_title
+from mae_helpers.figures.style import class_colours, class_title, panels
+from mae_helpers.figures.subspaces import angle_boxes, control_curves
 
 
 @pytest.mark.parametrize(
@@ -48,3 +50,16 @@ def test_figures_are_drawn_without_torch():
     modules = [f"mae_helpers.figures.{path.stem}" for path in Path(style.__file__).parent.glob("*.py")]
     code = f"import sys, {', '.join(modules)}; assert not {{'torch', 'timm'}} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code.replace(".__init__", "")], check=True)
+
+
+def test_panels_that_share_an_axis_hold_the_values_of_all():
+    rows = [("between_classes", layer, angle) for layer in (1, 2) for angle in (10.0, 20.0, 60.0)]
+    low = pd.DataFrame(rows, columns=["control", "layer", "theta1_deg"])
+    high = low.assign(theta1_deg=low["theta1_deg"] + 25)
+    for draw in (lambda table, ax: angle_boxes(table, ax, "", "red"), lambda table, ax: control_curves(table, ax, "")):
+        _, axes = panels(2, 2, sharey=True)
+        for ax, table in zip(axes, (low, high), strict=True):
+            draw(table, ax)
+        drawn = np.concatenate([line.get_ydata() for line in axes[1].lines]).max()
+        assert all(ax.get_ylim()[0] == 0 and ax.get_ylim()[1] > drawn for ax in axes)
+        plt.close("all")

@@ -7,7 +7,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from mae_helpers.figures.style import MODEL_COLOURS, class_title, image_grid, layer_axis
+from mae_helpers.figures.style import MODEL_COLOURS, class_title, from_zero, image_grid, layer_axis
 
 
 def attention_dots(table: pd.DataFrame, ax: Axes, title: str) -> Axes:
@@ -16,9 +16,8 @@ def attention_dots(table: pd.DataFrame, ax: Axes, title: str) -> Axes:
     ax.scatter(table["layer"], table["distance_px"], s=22, color=MODEL_COLOURS[model], alpha=0.75, linewidth=0)
     ax.axhline(uniform, color="black", lw=1, ls=":", label="uniform attention")
     ax.legend(loc="lower right")
-    top = max(1.18 * uniform, 1.05 * table["distance_px"].max(), ax.get_ylim()[1])
-    ax.set(title=title, ylabel="mean attention distance (px)", ylim=(0, top))
-    return layer_axis(ax, table["layer"])
+    ax.set(title=title, ylabel="mean attention distance (px)")
+    return layer_axis(from_zero(ax, max(1.12 * uniform, table["distance_px"].max())), table["layer"])
 
 
 def rollout_overlays(pictures: Sequence[np.ndarray], scores: Mapping[str, np.ndarray], titles: Sequence[str]) -> Figure:

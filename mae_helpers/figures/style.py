@@ -119,6 +119,12 @@ def curves(
     return ax
 
 
+def from_zero(ax: Axes, highest: float) -> Axes:
+    """Let the y axis begin at 0 and hold the `highest` value, also those of panels that share it and were drawn before."""
+    ax.set_ylim(0, max(ax.get_ylim()[1], 1.05 * highest))
+    return ax
+
+
 def layer_axis(ax: Axes, layers: pd.Series) -> Axes:
     """Mark the layers 1, 2, ... up to the last of `layers` on the x axis."""
     last = int(layers.max())

@@ -4,22 +4,22 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 
-from mae_helpers.figures.style import class_colours, class_title, curves, layer_axis
+from mae_helpers.figures.style import class_colours, class_title, curves, from_zero, layer_axis
 
 
 def angle_boxes(table: pd.DataFrame, ax: Axes, title: str, colour: str) -> Axes:
     """Fig. 4: the distribution of theta_1 over pairs, one box per layer."""
     sns.boxplot(table, x="layer", y="theta1_deg", ax=ax, color=colour, width=0.6, fliersize=2, linewidth=1)
-    ax.set(title=title, xlabel="layer", ylabel=r"smallest principal angle $\theta_1$ (degrees)", ylim=(0, None))
-    return ax
+    ax.set(title=title, xlabel="layer", ylabel=r"smallest principal angle $\theta_1$ (degrees)")
+    return from_zero(ax, table["theta1_deg"].max())
 
 
 def control_curves(table: pd.DataFrame, ax: Axes, title: str) -> Axes:
     """Median theta_1 by layer with its interquartile band: the classes and the two controls."""
     quartiles = table.groupby(["control", "layer"])["theta1_deg"].quantile([0.25, 0.5, 0.75]).unstack()
     curves(quartiles.reset_index(), "layer", 0.5, ax, band=(0.25, 0.75), hue="control")
-    ax.set(title=title, ylabel=r"$\theta_1$ (degrees)", ylim=(0, None))
-    return layer_axis(ax, table["layer"])
+    ax.set(title=title, ylabel=r"$\theta_1$ (degrees)")
+    return layer_axis(from_zero(ax, quartiles[0.75].max()), table["layer"])
 
 
 def k_curves(table: pd.DataFrame, ax: Axes, title: str) -> Axes:
