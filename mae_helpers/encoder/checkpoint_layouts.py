@@ -1,8 +1,8 @@
 """Checkpoints as people have them: told apart by their keys, translated to timm's names, every tensor accounted for.
 
 Understood are timm's names with any prefix before them (MAE, DINO, iBOT, MoCo-v3, DINOv2, Lightning, DistributedDataParallel)
-and those of Hugging Face's ViT, ViTMAE, Dinov2 and Dinov2WithRegisters, and AugReg's of JAX; what timm's own filter of the architecture
-understands (OpenCLIP, JAX patches, positions of another grid) is left to it.
+those of Hugging Face's ViT, ViTMAE, Dinov2 and Dinov2WithRegisters, and AugReg's of JAX; what timm's own filter of the
+architecture understands (OpenCLIP, JAX patches, positions of another grid) is left to it.
 """
 
 import re

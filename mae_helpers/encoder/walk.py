@@ -234,7 +234,7 @@ def token_kinds(model: nn.Module) -> dict[str, Callable[[LayerState], Tensor]]:
 
 
 def classify(model: nn.Module, state: LayerState, among: Sequence[int] | None = None) -> Tensor:
-    """The class that the model's own head gives after its last layer, or the one fitted to it, arg-max over all classes or `among` some: (B,)."""
+    """The class that the model's own head, or the one fitted to it, gives after the last layer, of all or `among` some: (B,)."""
     tokens, head = model.norm(state.tokens), getattr(model, "fitted_head", None)
     if head is None and model.num_classes == 0:
         raise ValueError("this model has no classifier: use one with `num_classes` above 0, or fit it a `head`")
