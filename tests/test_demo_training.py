@@ -226,14 +226,16 @@ def pretrained(trained_once, data):
     return trained_once / "mae_pretrained.safetensors"
 
 
-def test_pretraining_goes_on_behind_the_epochs_of_other_weights(tmp_path, data, trained_once, pretrained):
-    start = tmp_path / "start"
-    shutil.copytree(trained_once, start)
-    (start / "pretrain.csv").rename(start / "history.csv")
-    train("pretrain", replace(RECIPE, restarts=(1,)), tmp_path / "more", data, "cpu", seed=0, start=start)
-    before, after = pd.read_csv(start / "history.csv"), pd.read_csv(tmp_path / "more" / "pretrain.csv")
+@pytest.mark.parametrize("stage", ["pretrain", "supervised"])
+def test_a_stage_goes_on_behind_the_epochs_that_another_machine_kept(tmp_path, data, stage):
+    train(stage, ONCE, tmp_path / "first", data, "cpu", seed=0)
+    start = tmp_path / "first" / stage
+    train(stage, replace(ONCE, epochs=2, restarts=(1,)), tmp_path / "more", data, "cpu", seed=0, start=start)
+    before, after = pd.read_csv(start / "history.csv"), pd.read_csv(tmp_path / "more" / f"{stage}.csv")
     pd.testing.assert_frame_equal(after.iloc[: len(before)], before)
-    assert after["epoch"].iloc[-1] == 2
+    assert after["epoch"].tolist()[-1] == 2
+    kept, final = (load_file(path / f"{training.MODEL_NAMES[stage]}.safetensors") for path in (start, tmp_path / "more"))
+    assert any(not torch.equal(kept[key], final[key]) for key in kept)
 
 
 def test_a_finished_stage_is_not_touched_and_fine_tuning_starts_from_it(tmp_path, data, pretrained):

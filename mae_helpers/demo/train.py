@@ -3,6 +3,7 @@
 The classifiers are two by two: from the pre-trained encoder (`finetune`) or from scratch (`supervised`), with the
 augmentations of MAE's official fine-tuning or with crops and mirroring alone (`_plain`). A stage is resumed where it was
 stopped, to the same weights: every step draws from its own seed. It ends with `<out>/<model>.safetensors` in float16.
+After each epoch `<out>/<stage>` has weights and history so far, from which another machine goes on by `--start`.
 """
 
 import argparse
@@ -162,11 +163,15 @@ def history_rows(stage: str, epoch: int, losses: list[float], seconds: float, de
     ]
 
 
+def parts(stage: str, model: nn.Module) -> dict[str, nn.Module]:
+    """What is kept of a stage's model, by the name of its file: the encoder, and after pre-training the decoder."""
+    return {MODEL_NAMES[stage]: model.encoder} | ({"mae_decoder": model.decoder} if stage == "pretrain" else {})
+
+
 def export(stage: str, recipe: Recipe, model: nn.Module, out: Path, seed: int) -> None:
-    """Write the encoder, and after pre-training the decoder, as float16 safetensors with the recipe as metadata."""
+    """Write the model's parts as float16 safetensors with the recipe as metadata."""
     metadata = {"stage": stage, "recipe": json.dumps(asdict(recipe)), "seed": str(seed)}
-    parts = {MODEL_NAMES[stage]: model.encoder} | ({"mae_decoder": model.decoder} if stage == "pretrain" else {})
-    for name, part in parts.items():
+    for name, part in parts(stage, model).items():
         tensors = {key: value.half().cpu().contiguous() for key, value in part.state_dict().items()}
         write_whole(out / f"{name}.safetensors", save(tensors, metadata))
 
@@ -222,13 +227,19 @@ class Stage:
         self.optimizer.load_state_dict(state["optimizer"])
 
     def start_from(self, folder: Path) -> None:
-        """Begin pre-training behind the epochs of another folder's weights and history."""
-        history = pd.read_csv(folder / "history.csv").query("stage == 'pretrain'").dropna(axis=1, how="all")
+        """Begin behind the epochs of this stage that another folder has weights and history of, with a new optimizer."""
+        history = pd.read_csv(folder / "history.csv").query("stage == @self.stage").dropna(axis=1, how="all")
         self.history = history.to_dict("records")
         self.step = round(self.history[-1]["epoch"]) * self.steps
-        for name, part in (("mae_pretrained", self.model.encoder), ("mae_decoder", self.model.decoder)):
+        for name, part in parts(self.stage, self.model).items():
             part.load_state_dict(load_file(folder / f"{name}.safetensors"))
         self.begin_cycle()
+
+    def keep(self) -> None:
+        """Write weights and history so far, smaller than what `save` writes, into a folder of the stage's name."""
+        folder = self.state.with_name(self.stage)
+        export(self.stage, self.recipe, self.model, folder, self.seed)
+        write_whole(folder / "history.csv", pd.DataFrame(self.history).to_csv(index=False))
 
     def train_step(self, index: Tensor) -> float:
         """One step on the images `index` (B,), their gradients summed chunk by chunk; returns the mean loss."""
@@ -276,6 +287,7 @@ class Stage:
                     self.history[-1]["top1_percent"] = accuracy(self.model, self.tests, self.test_labels)
                 print(f"{self.stage} {epoch + 1}/{recipe.epochs}: {self.history[-1]}", flush=True)
                 self.losses, self.seconds = [], 0.0
+                self.keep()
             if self.step % self.steps == 0 or before - saved > SAVED_EVERY:
                 saved = before
                 self.save()
@@ -311,7 +323,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--data", help="folder of the four Fashion-MNIST files")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--start", type=Path, help="continue pre-training from a folder of weights and history.csv")
+    parser.add_argument("--start", type=Path, help="continue from a folder of weights and history.csv")
     options = parser.parse_args(arguments)
     budget = options.budget or ("gpu" if options.device.startswith("cuda") else "cpu")
     recipe = RECIPES[budget][options.stage]
