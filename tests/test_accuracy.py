@@ -3,36 +3,31 @@
 import numpy as np
 import pytest
 from conftest import seen
-from scipy.stats import binom, bootstrap
+from scipy.stats import binom
 
 from mae_helpers.measures.accuracy import accuracy_table, beside_clean, mean_and_interval, top1_percent
 
 
 @pytest.mark.parametrize(("correct", "percent"), [(True, 100), (False, 0)])
-def test_top1_by_hand_and_of_all_or_none_without_width(correct, percent):
+def test_top1_by_hand_and_of_all_or_none_with_a_width(correct, percent):
+    """Of 7 right ones, Wilson's lower end is n / (n + z^2) = 7 / (7 + 1.96^2) = 64.6 %."""
     assert top1_percent(np.array([True, True, False, True]))["top1_percent"] == 75
     assert top1_percent([1, 0, 0, 0, 0])["top1_percent"] == pytest.approx(20)
     found = top1_percent(np.full(7, correct))
-    assert found == {"top1_percent": percent, "top1_low": percent, "top1_high": percent}
-
-
-def test_top1_interval_agrees_with_scipy():
-    correct = np.random.default_rng(3).random(997) < 0.7
-    found = top1_percent(correct, seed=5)
-    settings = {"n_resamples": 2000, "method": "percentile", "confidence_level": 0.95}
-    expected = bootstrap((correct.astype(float),), np.mean, rng=5, **settings).confidence_interval
-    assert [found["top1_low"], found["top1_high"]] == pytest.approx([100 * expected.low, 100 * expected.high])
-    assert found != top1_percent(correct, seed=6)
+    ends = [100 - 64.57, 0] if not correct else [64.57, 100]
+    assert found["top1_percent"] == percent
+    assert sorted([found["top1_low"], found["top1_high"]]) == pytest.approx(sorted(ends), abs=0.01)
 
 
 @pytest.mark.parametrize(("count", "hits"), [(50, 5), (200, 140), (500, 480)])
-def test_top1_interval_agrees_with_the_binomial_distribution(count, hits):
+def test_top1_interval_agrees_with_wilsons_formula_and_the_binomial_distribution(count, hits):
     found = top1_percent(np.arange(count) < hits)
-    low, high = 100 * binom.ppf([0.025, 0.975], count, hits / count) / count
-    assert found["top1_low"] < found["top1_percent"] < found["top1_high"]
-    step = 100 / count
-    assert found["top1_low"] == pytest.approx(low, abs=1.5 * step)
-    assert found["top1_high"] == pytest.approx(high, abs=1.5 * step)
+    share, z = hits / count, 1.959964
+    middle, width = share + z**2 / (2 * count), z * np.sqrt(share * (1 - share) / count + z**2 / (4 * count**2))
+    ends = [100 * (middle + sign * width) / (1 + z**2 / count) for sign in (-1, 1)]
+    assert [found["top1_low"], found["top1_high"]] == pytest.approx(ends, abs=1e-4)
+    low, high = 100 * binom.ppf([0.025, 0.975], count, share) / count
+    assert [found["top1_low"], found["top1_high"]] == pytest.approx([low, high], abs=200 / count)
 
 
 def test_accuracy_table_by_hand():
@@ -41,7 +36,7 @@ def test_accuracy_table_by_hand():
         "sup": {"clean": np.float32([0, 1, 1, 2]), ("fog", 1): np.float32([1, 0, 0, 1])},
     }
     table = accuracy_table(predictions, seen(predictions, [0, 1, 1, 2]))
-    columns = "model level images top1_percent top1_low top1_high"
+    columns = "model level images top1_percent top1_low top1_high right"
     assert list(table.columns) == columns.split()
     assert table["model"].tolist() == ["mae", "mae", "sup", "sup"]
     assert table["level"].tolist() == ["clean", ("fog", 1)] * 2
@@ -49,7 +44,7 @@ def test_accuracy_table_by_hand():
     assert table["top1_percent"].tolist() == [75, 50, 100, 0]
     assert (table["top1_low"] <= table["top1_percent"]).all()
     assert (table["top1_percent"] <= table["top1_high"]).all()
-    assert table["top1_low"].tolist()[2:] == table["top1_high"].tolist()[2:] == [100, 0]
+    assert table["right"].tolist() == ["RRWR", "RWWR", "RRRR", "WWWW"]
 
 
 @pytest.mark.parametrize("values", [[0.25], [0.7] * 9])
@@ -74,6 +69,7 @@ def test_the_clean_accuracy_and_chance_stand_beside_by_model():
     both = beside_clean(accuracy_table(predictions, sets), clean, {"a": 4, "b": 10})
     assert both["model"].tolist() == ["a", "b"]
     assert both["clean_percent"].tolist() == [100, 50]
-    assert both["clean_low"].tolist() == [100, 0]
+    assert both["clean_low"].tolist() == pytest.approx([34.24, 9.45], abs=0.01)
+    assert both["clean_right"].tolist() == ["RR", "RW"]
     assert both["chance_percent"].tolist() == [25, 10]
     assert both["top1_percent"].tolist() == [100, 50]

@@ -234,7 +234,9 @@ def test_a_stage_goes_on_behind_the_epochs_that_another_machine_kept(tmp_path, d
     before, after = pd.read_csv(start / "history.csv"), pd.read_csv(tmp_path / "more" / f"{stage}.csv")
     pd.testing.assert_frame_equal(after.iloc[: len(before)], before)
     assert after["epoch"].tolist()[-1] == 2
-    kept, final = (load_file(path / f"{training.MODEL_NAMES[stage]}.safetensors") for path in (start, tmp_path / "more"))
+    kept, final = (
+        load_file(path / f"{training.MODEL_NAMES[stage]}.safetensors") for path in (start, tmp_path / "more")
+    )
     assert any(not torch.equal(kept[key], final[key]) for key in kept)
 
 

@@ -46,3 +46,11 @@ def fitted(token: str, features: np.ndarray, labels: np.ndarray) -> LinearHead:
     parts = {"mean": scaler.mean_, "deviation": scaler.scale_, "weight": weight, "bias": bias}
     state = {name: torch.from_numpy(np.float32(part)) for name, part in parts.items()}
     return LinearHead(token, state | {"classes": torch.from_numpy(regression.classes_.astype(np.int64))})
+
+
+def untrained(width: int, labels: np.ndarray, seed: int) -> LinearHead:
+    """A head with random weights for mean patch tokens (D = `width`): the control's, which knows nothing of the classes."""
+    classes = torch.from_numpy(np.unique(labels).astype(np.int64))
+    weight = torch.randn(len(classes), width, generator=torch.Generator().manual_seed(seed))
+    state = {"mean": torch.zeros(width), "deviation": torch.ones(width), "weight": weight}
+    return LinearHead("mean_patch", state | {"bias": torch.zeros(len(classes)), "classes": classes})

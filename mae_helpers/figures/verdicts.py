@@ -3,7 +3,10 @@
 import pandas as pd
 from matplotlib.axes import Axes
 
-COLOURS = {"supported": "#009E73", "partly": "#F0E442", "not supported": "#D55E00", "not tested here": "#BBBBBB"}
+COLOURS = {
+    **{"supported": "#009E73", "partly": "#F0E442", "inconclusive": "#56B4E9", "not supported": "#D55E00"},
+    "not tested here": "#BBBBBB",
+}
 
 
 def verdict_bars(counts: pd.DataFrame, ax: Axes) -> Axes:

@@ -1,11 +1,11 @@
-"""How often a prediction is right, with 95 % bootstrap intervals over images (Tables I, II, Fig. 5)."""
+"""How often a prediction is right, with 95 % intervals over images (Tables I, II, Fig. 5)."""
 
 from collections.abc import Hashable, Mapping, Sequence
 from typing import Protocol
 
 import numpy as np
 import pandas as pd
-from scipy.stats import bootstrap
+from scipy.stats import binomtest, bootstrap
 
 
 class Labelled(Protocol):
@@ -29,31 +29,47 @@ def mean_and_interval(values: np.ndarray, seed: int = 0) -> tuple[float, float, 
     return mean, float(interval.low), float(interval.high)
 
 
-def top1_percent(correct: np.ndarray, seed: int = 0) -> dict[str, float]:
-    """Top-1 accuracy in percent and its 95 % percentile bootstrap over images: top1_percent, top1_low, top1_high."""
+def top1_percent(correct: np.ndarray) -> dict[str, float]:
+    """Top-1 accuracy in percent and Wilson's 95 % interval of a proportion: top1_percent, top1_low, top1_high.
+
+    With n images, a share p of them right and z = 1.96: (p + z^2 / 2n +- z sqrt(p (1 - p) / n + z^2 / 4n^2)) / (1 + z^2 / n).
+    It also holds near 0 and 100 %, where a bootstrap of few images has no width.
+    """
+    found = binomtest(int(np.sum(correct)), len(correct))
+    ends = found.proportion_ci(method="wilson")
     names = ("top1_percent", "top1_low", "top1_high")
-    return {name: 100 * value for name, value in zip(names, mean_and_interval(correct, seed), strict=True)}
+    return {name: 100 * float(share) for name, share in zip(names, (found.statistic, *ends), strict=True)}
 
 
-def accuracy_table(predictions: ByLevel, sets: Sets, seed: int = 0) -> pd.DataFrame:
-    """Accuracy of predicted classes (images,) by model and level: model, level, images, top1_percent, _low, _high."""
+def as_letters(correct: np.ndarray) -> str:
+    """Which images are right, in their order, a letter for each: `R` or `W`."""
+    return "".join(np.where(correct, "R", "W"))
+
+
+def accuracy_table(predictions: ByLevel, sets: Sets) -> pd.DataFrame:
+    """Accuracy of predicted classes (images,) by model and level: model, level, images, top1_percent, _low, _high, right.
+
+    `right` has a letter for each image, see `as_letters`: with it, curves are compared image by image.
+    """
     return pd.DataFrame(
-        {"model": model, "level": level, "images": len(predicted)} | top1_percent(predicted == sets[model].labels, seed)
+        {"model": model, "level": level, "images": len(predicted)}
+        | top1_percent(predicted == sets[model].labels)
+        | {"right": as_letters(predicted == sets[model].labels)}
         for model, levels in predictions.items()
         for level, predicted in levels.items()
     )
 
 
 def beside_clean(table: pd.DataFrame, clean: pd.DataFrame, classes: Mapping[str, int]) -> pd.DataFrame:
-    """A table by model with clean_percent and clean_low, the accuracy of the `clean` table, and chance_percent beside.
+    """A table by model with clean_percent, clean_low and clean_right of the `clean` table, and chance_percent beside.
 
     Chance is one of so many `classes` that a model tells apart. What a classifier shows that is not above it on clean
     images by its 95 % interval, is nothing of the images.
     """
-    known = clean.set_index("model").rename(columns={"top1_percent": "clean_percent", "top1_low": "clean_low"})
+    names = {"top1_percent": "clean_percent", "top1_low": "clean_low", "right": "clean_right"}
+    known = clean.set_index("model")[list(names)].rename(columns=names)
     chance = table["model"].map({model: 100 / count for model, count in classes.items()})
-    both = table.merge(known[["clean_percent", "clean_low"]], left_on="model", right_index=True, how="left")
-    return both.assign(chance_percent=chance)
+    return table.merge(known, left_on="model", right_index=True, how="left").assign(chance_percent=chance)
 
 
 def shift_table(predictions: Mapping[str, Mapping[str, Mapping[str, np.ndarray]]], sets: Sets) -> pd.DataFrame:

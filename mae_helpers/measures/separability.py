@@ -5,10 +5,12 @@ from collections.abc import Iterator
 import numpy as np
 import pandas as pd
 from sklearn.linear_model import RidgeClassifierCV
-from sklearn.metrics import pairwise_distances, silhouette_score
+from sklearn.metrics import pairwise_distances, silhouette_samples
 from sklearn.model_selection import StratifiedGroupKFold, cross_val_predict
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
+
+from mae_helpers.measures.accuracy import mean_and_interval
 
 
 def check_perplexity(perplexity: float, points: int) -> None:
@@ -37,30 +39,39 @@ def tsne(points: np.ndarray, perplexity: float, *, standardise: bool, seed: int 
     return np.asarray(reducer.fit(points.astype(np.float64)))
 
 
-def knn_percent(distances: np.ndarray, labels: np.ndarray, groups: np.ndarray, neighbours: int = 10) -> float:
-    """Share of points whose nearest neighbours from OTHER groups (images) vote for their class, in percent.
+def knn_correct(distances: np.ndarray, labels: np.ndarray, groups: np.ndarray, neighbours: int = 10) -> np.ndarray:
+    """Whether the nearest neighbours from OTHER groups (images) of each point vote for its class: (n,) of bool.
 
-    distances (n, n), labels (n,), groups (n,). Ties go to the class that stands first in sorted order.
+    distances (n, n), labels (n,), groups (n,). Of classes with as many votes, the one with the nearest neighbour wins.
     """
     others = np.where(groups[:, None] == groups[None, :], np.inf, distances)  # [point, other point]
     fewest = int(np.isfinite(others).sum(axis=1).min())
     if fewest < neighbours:
         raise ValueError(f"{neighbours} neighbours: a point has only {fewest} points of other images; use more images")
     nearest = np.argpartition(others, neighbours - 1, axis=1)[:, :neighbours]
-    names, codes = np.unique(labels, return_inverse=True)
-    votes = (codes[nearest][:, :, None] == np.arange(len(names))).sum(axis=1)  # [point, class]
-    return 100 * float((votes.argmax(axis=1) == codes).mean())
+    nearest = np.take_along_axis(nearest, np.take_along_axis(others, nearest, 1).argsort(1, kind="stable"), 1)
+    codes, names = pd.factorize(labels)
+    hits = codes[nearest][:, :, None] == np.arange(len(names))  # [point, neighbour, class]
+    first = np.where(hits.any(axis=1), hits.argmax(axis=1), neighbours)
+    return ((neighbours + 1) * hits.sum(axis=1) - first).argmax(axis=1) == codes
+
+
+def knn_percent(distances: np.ndarray, labels: np.ndarray, groups: np.ndarray, neighbours: int = 10) -> float:
+    """The share of points that `knn_correct` finds right, in percent."""
+    return 100 * float(knn_correct(distances, labels, groups, neighbours).mean())
 
 
 def probe_percent(points: np.ndarray, labels: np.ndarray, groups: np.ndarray, folds: int = 5) -> float:
     """Accuracy in percent of a linear probe (ridge classifier on standardised features), cross-validated by image."""
     probe = make_pipeline(StandardScaler(), RidgeClassifierCV(alphas=(1.0, 10.0, 100.0, 1000.0)))
-    split = StratifiedGroupKFold(folds, shuffle=True, random_state=0)
-    return 100 * float((cross_val_predict(probe, points, labels, groups=groups, cv=split) == labels).mean())
+    split, (codes, _) = StratifiedGroupKFold(folds, shuffle=True, random_state=0), pd.factorize(labels)
+    return 100 * float((cross_val_predict(probe, points, codes, groups=groups, cv=split) == codes).mean())
 
 
 def separability(points: np.ndarray, labels: np.ndarray, groups: np.ndarray, folds: int = 5) -> dict[str, float]:
     """Silhouette, leave-one-image-out kNN and linear probe of points (n, D), and the chance level of the last two.
+
+    The first two have the ends of their 95 % interval beside, a bootstrap of the images: silhouette_low, knn_low ...
 
     The silhouette is the mean (b - a) / max(a, b) over points: 1 apart, 0 touching or mixed, below 0 nearer to another class
     than to one's own. Ten neighbours vote, and no more than the smallest class has points of other images: beyond these,
@@ -74,14 +85,22 @@ def separability(points: np.ndarray, labels: np.ndarray, groups: np.ndarray, fol
     images = min(len(points) for points in points_of_images)
     several = len(names) > 1
     voting = min(10, *(int(points.sum() - points.max()) for points in points_of_images)) if several else 0
-    apart = silhouette_score(distances, labels, metric="precomputed") if 1 < len(names) < len(labels) else np.nan
+    apart = silhouette_samples(distances, labels, metric="precomputed") if 1 < len(names) < len(labels) else None
+    votes = knn_correct(distances, labels, groups, voting) if voting else None
     return {
-        "silhouette": float(apart),
-        "knn_percent": knn_percent(distances, labels, groups, voting) if voting else np.nan,
+        **_over_images("silhouette", apart, groups),
+        **_over_images("knn", votes if votes is None else 100.0 * votes, groups),
         "neighbours": voting,
         "probe_percent": probe_percent(points, labels, groups, folds) if several and images >= folds else np.nan,
         "chance_percent": 100 * float(counts.max() / counts.sum()),
     }
+
+
+def _over_images(name: str, values: np.ndarray | None, groups: np.ndarray) -> dict[str, float]:
+    """The mean of a value a point with its 95 % interval, images drawn anew: name or name_percent, name_low, name_high."""
+    keys = ("silhouette" if name == "silhouette" else f"{name}_percent", f"{name}_low", f"{name}_high")
+    found = [np.nan] * 3 if values is None else mean_and_interval(pd.Series(values).groupby(groups).mean())
+    return dict(zip(keys, found, strict=True))
 
 
 def _points(features: np.ndarray) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:

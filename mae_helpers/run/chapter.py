@@ -20,7 +20,7 @@ from mae_helpers.images.sets import ImageSet, fingerprint, left_out
 from mae_helpers.perturbations.levels import Perturbation
 from mae_helpers.profile.machine import Compute, computing_of, pick_device
 from mae_helpers.profile.parameters import check_parameter, defaults_in
-from mae_helpers.profile.settings import ROOT, Images, Profile, load_profile
+from mae_helpers.profile.settings import CONTROL, ROOT, Images, Profile, load_profile
 from mae_helpers.run import tables as results
 from mae_helpers.sweep.subjects import Subject, open_source
 from mae_helpers.sweep.sweep import sweep
@@ -107,9 +107,10 @@ class Chapter:
         return [name for name in self.encoders if self.class_count(name)]
 
     def class_count(self, name: str) -> int:
-        """How many classes a model tells apart: those of its head, or where one is fitted to it, of the images."""
-        model = self.profile.models[name]
-        return len(self.all_images.names) if model.head else checkpoints.outline(model).num_classes
+        """How many classes a model tells apart: those of its head, or of the images where one is made for it."""
+        model = self.profile.models[self.encoder if name == CONTROL else name]
+        own = 0 if model.head else checkpoints.outline(model).num_classes
+        return own or (len(self.all_images.names) if model.head or name == CONTROL else 0)
 
     def _subject(self, name: str, device: str | None = None) -> Subject:
         settings = {"seed": self.seed, "precision": self.compute.precision, "pixels": self.tables / "pixels"}

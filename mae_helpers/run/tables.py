@@ -24,18 +24,19 @@ COLUMNS = {
     name: columns.split()
     for name, columns in {
         "fig1_fig2_tsne": "model token layer image class x y",
-        "fig1_fig2_separability": "model token layer silhouette knn_percent neighbours probe_percent chance_percent",
+        "fig1_fig2_separability": "model token layer silhouette silhouette_low silhouette_high knn_percent knn_low knn_high "
+        "neighbours probe_percent chance_percent",
         "fig3_attention_distance": "model images layer head distance_px uniform_px",
         "fig4_principal_angles": "model control k centred layer class_a class_b theta1_deg",
         "fig4_singular_values": "model layer class index singular_value",
         "masking_invariance": "model image mask norm cosine_to_mean",
         "masking_cosines": "model pair pairs cosine_p05 cosine_median",
         "masking_histogram": "model pair cosine_from cosine_to pairs density",
-        "table1_blur": "model level kernel_size sigma images top1_percent top1_low top1_high psnr_db ssim",
-        "fig5_occlusion": "model ranking occlusion_percent images top1_percent top1_low top1_high",
+        "table1_blur": "model level kernel_size sigma images top1_percent top1_low top1_high psnr_db ssim right",
+        "fig5_occlusion": "model ranking occlusion_percent images top1_percent top1_low top1_high right",
         "fig5_rollout": "image patch cls_rollout patch_rollout",
         "fig5_fills": "model fill occlusion_percent images top1_percent top1_low top1_high",
-        "table2_imagenet_c": "model source group corruption severity images top1_percent top1_low top1_high",
+        "table2_imagenet_c": "model source group corruption severity images top1_percent top1_low top1_high right",
         "distribution_shift": "model dataset images top1_percent class_mean_percent subset_top1_percent",
         "table3_cosine": "model perturbation level images mean_cosine cosine_correct cosine_wrong norm_difference",
         "table3_images": "model perturbation level image cosine norm_difference correct",
@@ -59,7 +60,7 @@ COLUMNS = {
         "demo_probe": "model layer top1_percent",
         "benchmarks": "name measured against device goal",
         "how_far": "on",
-        "scorecard": "claim where paper here difference tolerance verdict note",
+        "scorecard": "claim where paper here difference tolerance verdict note untrained by_the_paper",
     }.items()
 }
 # Text whatever it looks like: a class may be called NA, None or 3, a model 100:

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from mae_helpers.encoder import weights
-from mae_helpers.encoder.head import fitted
+from mae_helpers.encoder.head import fitted, untrained
 from mae_helpers.encoder.passes import PerImage, one_pass
 from mae_helpers.encoder.vit import compile_blocks
 from mae_helpers.encoder.walk import cls_token, mean_patch
@@ -144,19 +144,26 @@ class Subject:
 
     @torch.no_grad()
     def classifier(self) -> nn.Module:
-        """The model with the head that gives its classes: its own, or the linear one that the profile fits to it."""
-        model, head = self.open(), self._model.head
-        if head is not None and not hasattr(model, "fitted_head"):
-            images, own = self.fitted_to, replace(self, source=self.profile.images, state=None)._all
-            numbers = dict(zip(own.classes, own.labels, strict=True))
+        """The model with the head that gives its classes: its own, or the linear one that the profile fits to it.
+
+        The control of an encoder without classes has an untrained one.
+        """
+        model, head, own = self.open(), self._model.head, replace(self, source=self.profile.images, state=None)
+        if hasattr(model, "fitted_head") or (head is None and not (self.name == CONTROL and model.num_classes == 0)):
+            return model
+        if head is None:
+            model.fitted_head = untrained(model.num_features, own._all.labels, self.seed)
+        else:
+            images, numbers = self.fitted_to, dict(zip(own._all.classes, own._all.labels, strict=True))
             kind = {"mean_patch": mean_patch, "cls": cls_token}[head.token]
             normed = PerImage(
                 lambda state: kind(replace(state, tokens=model.norm(state.tokens))), only=len(model.blocks)
             )
             features = one_pass(model, images, {"token": normed}, label=f"{self.name}, head", compute=self.compute)
             labels = np.array([numbers[name] for name in images.classes])
-            model.fitted_head = fitted(head.token, features["token"], labels).to(self.device)
-            model.num_classes = model.fitted_head.num_classes
+            model.fitted_head = fitted(head.token, features["token"], labels)
+        model.fitted_head = model.fitted_head.to(self.device)
+        model.num_classes = model.fitted_head.num_classes
         return model
 
     @property

@@ -1,13 +1,18 @@
-"""What a rule returns, and what several rules read alike from a run's tables."""
+"""What a rule returns, and what rules share: rows of a table, resampled means, 95 % intervals, and verdicts from them."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cache
 
+import numpy as np
 import pandas as pd
-from scipy.stats import spearmanr
 
 ENCODER, CLASSIFIER, BESIDE, CONTROL = "encoder", "classifier", "beside", "random"  # whom the claims are about
+RESAMPLES = 1000
+MADE_UP = np.array(
+    [[1, 1, 0, 0], [1, 0, 1, 0], [1, 0, 0, 1]]
+)  # which of four images a condition is right on; see `accuracies`
 
 
 class NotTestedError(Exception):
@@ -16,13 +21,68 @@ class NotTestedError(Exception):
 
 @dataclass(frozen=True)
 class Finding:
-    """What a run's tables show: in words, whether the claim holds fully, or partly; the difference from the paper."""
+    """What a run's tables show: in words, and whether the claim holds fully, or partly; None where that is not certain."""
 
     here: str
-    full: bool
-    partly: bool
+    full: bool | None
+    partly: bool | None
     difference: str = ""
     note: str = ""
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A value and the ends of its 95 % interval, equal to it where nothing is known of its error; NotTestedError for a NaN."""
+
+    value: float
+    low: float
+    high: float
+
+    def __post_init__(self):
+        if not np.isfinite(self.value):
+            raise NotTestedError("what this claim is about is not defined on this run's images")
+
+    @classmethod
+    def of(cls, resampled: pd.Series) -> "Estimate":
+        """The first of a statistic's values is the observed one, the others those of resamples (see `resample`)."""
+        low, high = np.nanpercentile(resampled, [2.5, 97.5]) if len(resampled) > 1 else [resampled.iloc[0]] * 2
+        return cls(float(resampled.iloc[0]), float(low), float(high))
+
+    def above(self, bound: float) -> bool | None:
+        """Whether the value exceeds the bound: True or False where the whole interval says so, else None."""
+        return True if self.low > bound else False if self.high <= bound else None
+
+    def below(self, bound: float) -> bool | None:
+        """Whether it is under the bound, in the same way."""
+        return True if self.high < bound else False if self.low >= bound else None
+
+    def __sub__(self, other: "Estimate") -> "Estimate":
+        """The difference of two that were not resampled together: distances to the ends are added as squares (MOVER)."""
+        value = self.value - other.value
+        down = np.hypot(self.value - self.low, other.high - other.value)
+        up = np.hypot(self.high - self.value, other.value - other.low)
+        return Estimate(value, float(value - down), float(value + up))
+
+    def times(self, factor: float) -> "Estimate":
+        """The estimate of a positive multiple."""
+        return Estimate(factor * self.value, factor * self.low, factor * self.high)
+
+    def __format__(self, style: str) -> str:
+        if self.low == self.high:
+            return format(self.value, style)
+        return f"{self.value:{style}} ({self.low:{style}} to {self.high:{style}})"
+
+
+def every(*truths: bool | None) -> bool | None:
+    """Whether all hold: False if one does not, None if one is uncertain."""
+    if any(one is not None and not one for one in truths):
+        return False
+    return None if None in truths else True
+
+
+def some(*truths: bool | None) -> bool | None:
+    """Whether one of them holds: True if one does, None if one is uncertain."""
+    return True if any(truths) else None if None in truths else False
 
 
 def in_roles(table: pd.DataFrame, study: Mapping[str, str]) -> pd.DataFrame:
@@ -46,45 +106,90 @@ def select(table: pd.DataFrame, model: str = CLASSIFIER, **columns: object) -> p
     return table
 
 
-def needed(values: pd.Series, *labels: object) -> pd.Series:
+def needed(values: pd.DataFrame | pd.Series, *labels: object) -> pd.DataFrame | pd.Series:
     """The values as they are; NotTestedError where one of the labels is not among their levels."""
     if missing := [str(label) for label in labels if label not in values.index]:
         raise NotTestedError(f"this run has no level {', '.join(missing)}")
     return values
 
 
-def levels(
-    table: pd.DataFrame, value: str, *labels: object, by: str = "level", model: str = CLASSIFIER, **columns: object
-) -> pd.Series:
-    """Means of a column by level, `labels` among them: levels that are numbers in their order, names as they come."""
-    values = select(table, model, **columns).groupby(by, sort=False)[value].mean()
-    with suppress(ValueError):  # names are no numbers
-        values = values.set_axis(pd.to_numeric(values.index)).sort_index()
-    return needed(values, *labels)
+def in_order(values: pd.DataFrame) -> pd.DataFrame:
+    """Levels that are numbers in their order, names as they come."""
+    with suppress(ValueError, TypeError):  # names are no numbers
+        return values.set_axis(pd.to_numeric(values.index)).sort_index()
+    return values
 
 
-def kept(values: pd.Series, clean: float) -> pd.Series:
-    """Accuracies as shares of the clean one; NotTestedError where that is 0, of which no share can be kept."""
-    if clean == 0:
-        raise NotTestedError("this run's accuracy on clean images is 0 %")
-    return values / clean
+@cache
+def _weights(units: int) -> np.ndarray:
+    """How often each of so many units is drawn, as a share: first each once, then in RESAMPLES bootstrap samples."""
+    drawn = np.random.default_rng(0).multinomial(units, np.full(units, 1 / units), RESAMPLES)
+    return np.vstack([np.ones(units), drawn]) / units
+
+
+def resample(values: pd.DataFrame, made_up: np.ndarray | None = None) -> pd.DataFrame:
+    """Means over units of values (units by conditions): conditions by (observed, resample 1, 2, ...).
+
+    Units are what was sampled: images, classes or heads. Tables of as many units are drawn alike, so that what is
+    computed of two of them is paired. A single unit has no resamples. `made_up` units count in the resamples alone.
+    """
+    observed = values.mean()
+    if len(values) < 2:
+        return observed.to_frame()
+    whole = values.to_numpy(float) if made_up is None else np.vstack([values, made_up])
+    means = _weights(len(whole))[1:] @ whole  # [resample, condition]
+    return pd.DataFrame(np.vstack([observed, means]).T, index=values.columns)
+
+
+def accuracies(
+    table: pd.DataFrame, by: str, *labels: object, model: str = CLASSIFIER, turn: int = 0, **columns: object
+) -> pd.DataFrame:
+    """Accuracy in percent on clean images, as the first row `clean`, and by the levels of `by`, resampled over images.
+
+    Four made-up images are drawn with the others, two of them right in each condition, another two in the next: so one
+    condition's interval is about that of Agresti and Coull, a difference's that of Bonett and Price, and none is without
+    width where all images are right; `turn` tells curves apart that are compared. Accuracies without letters (`right`), as published ones, are taken as exact.
+    """
+    rows = select(table, model, **columns)
+    if "right" not in rows:
+        levels = rows.groupby(by, sort=False)["top1_percent"].mean().to_frame(0)
+        clean = pd.DataFrame({0: [rows["clean_percent"].iloc[0]]}, ["clean"])
+    else:
+        letters = [rows["clean_right"].iloc[0], *rows["right"]]
+        right = pd.DataFrame([[100.0 * (letter == "R") for letter in text] for text in letters])  # [row, image]
+        levels = right.groupby(["clean", *rows[by]], sort=False).mean()
+        turns = turn + (model == BESIDE) + np.append(0, 1 + np.arange(len(levels) - 1) % 2)
+        both = resample(levels.T, 100 * MADE_UP[turns % 3].T)
+        clean, levels = both.loc[["clean"]], both.drop(index="clean")
+    return pd.concat([clean, needed(in_order(levels.drop(index="clean", errors="ignore")), *labels)])
+
+
+def kept(top1: pd.DataFrame, chance: float) -> pd.DataFrame:
+    """Accuracies above chance as shares of the clean one: (accuracy - chance) / (clean accuracy - chance)."""
+    return (top1.drop(index="clean") - chance) / (top1.loc["clean"] - chance)
+
+
+def over(
+    table: pd.DataFrame, unit: str, value: str, by: str, *labels: object, model: str, **columns: object
+) -> pd.DataFrame:
+    """The mean of a column by the levels of `by`, resampled over the table's units: images, classes or heads."""
+    rows = select(table, model, **columns)
+    wide = rows.pivot_table(index=unit, columns=by, values=value, sort=False)
+    return needed(in_order(resample(wide)), *labels)
+
+
+def rank_correlation(values: pd.DataFrame, other: pd.DataFrame | None = None) -> pd.Series:
+    """Spearman's correlation of rows with their order, or with those of another table, for each column."""
+    order = pd.DataFrame({column: range(len(values)) for column in values}, values.index)
+    return values.rank().corrwith((order if other is None else other).rank())
+
+
+def beats(table: pd.DataFrame, value: Callable[[str], pd.Series], factor: float, model: str) -> bool | None:
+    """Whether a statistic exceeds `factor` times that of the untrained network; True where none was measured."""
+    measured = (table["model"] == CONTROL).any()
+    return Estimate.of(value(model) - factor * value(CONTROL)).above(0) if measured else True
 
 
 def spearman(values: pd.Series) -> float:
-    """The rank correlation of values with their index."""
-    return float(spearmanr(values.index, values).statistic)
-
-
-def thirds(table: pd.DataFrame, column: str) -> tuple[float, float]:
-    """Means of a column over the first and the last third of the layers."""
-    means = table.groupby((table["layer"] - 1) // (table["layer"].max() / 3))[column].mean()
-    return float(means.iloc[0]), float(means.iloc[-1])
-
-
-def steps(values: pd.Series, knee: int = 60) -> tuple[float, float]:
-    """Mean change a step of 10 up to `knee`, and beyond it; `values` are indexed by percent."""
-    needed(values, 0, knee)
-    if values.index[-1] <= knee:
-        raise NotTestedError(f"this run has no level beyond {knee}")
-    before, after = (values[knee] - values[0]) / knee, (values.iloc[-1] - values[knee]) / (values.index[-1] - knee)
-    return 10 * float(before), 10 * float(after)
+    """The rank correlation of values with their order; NaN where they are all equal."""
+    return float(rank_correlation(values.to_frame()).iloc[0])

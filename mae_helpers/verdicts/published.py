@@ -37,6 +37,20 @@ def paper(name: str, value: str, **keys: object) -> float:
     return float(table.loc[(table[list(keys)] == pd.Series(keys)).all(axis=1), value].item())
 
 
+def as_a_run() -> dict[str, pd.DataFrame]:
+    """The published numbers in the form of a run's tables, of one model called `classifier`, without intervals."""
+    clean = {"model": "classifier", "clean_percent": paper("fig5_occlusion", "top1_percent", occlusion_percent=0)}
+    clean |= {"chance_percent": 0.1}
+    images = published("table3_cosine").rename(columns={"mean_cosine": "cosine"})
+    return {
+        "table1_blur": published("table1_blur").assign(**clean),
+        "fig5_occlusion": published("fig5_occlusion").assign(ranking="cls_rollout", **clean),
+        "table2_imagenet_c": published("table2_imagenet_c").assign(**clean),
+        "table3_images": images.assign(model="classifier", image="all"),
+        "fig6_fig7_features": published("released_head_features").assign(**{"model": "classifier", "class": "one"}),
+    }
+
+
 def _text(value: object, style: str = "{:g}") -> str:
     """A value as text: nothing where it is missing, real signs for minus and infinity; text stays as it is."""
     if isinstance(value, str):

@@ -1,118 +1,247 @@
-"""Rules for Section IV-C: what the embeddings' directions and norms and the heads' features show."""
+"""Rules for Section IV-C: what the embeddings' directions and norms and the heads' features show.
+
+Where a claim is about what stays, it must stay better than in an untrained network: of what changes there, at most two
+thirds may change here. A network that gives the same for every image changes nothing, and shows nothing.
+"""
 
 import pandas as pd
 
-from mae_helpers.verdicts.finding import Finding, NotTestedError, levels, select, spearman, steps, thirds
+from mae_helpers.verdicts.finding import (
+    CLASSIFIER,
+    Estimate,
+    Finding,
+    NotTestedError,
+    accuracies,
+    beats,
+    every,
+    needed,
+    over,
+    rank_correlation,
+    resample,
+    select,
+    some,
+    spearman,
+)
 from mae_helpers.verdicts.published import paper
-from mae_helpers.verdicts.rules_classifier import GUIDED
+from mae_helpers.verdicts.rules_classifier import GUIDED, slopes
 
 BLUR, OCCLUSION = "gaussian_blur", "occlusion"
 LEVELS = {BLUR: ("I", "IV", "VIII", "IX", "X"), OCCLUSION: (0, 30, 50, 60, 90)}  # that rules read
+AT_MOST = 2 / 3  # of what changes in an untrained network
 
 
-def by_level(table: pd.DataFrame, perturbation: str, value: str) -> pd.Series:
-    """A column of the fine-tuned model by a perturbation's levels, which must have those that rules read."""
-    return levels(table, value, *LEVELS[perturbation], perturbation=perturbation)
+def by_level(images: pd.DataFrame, perturbation: str, value: str, model: str = CLASSIFIER) -> pd.DataFrame:
+    """Means of a column by a perturbation's levels, which must have those that rules read, resampled over images."""
+    where = {"model": model, "perturbation": perturbation}
+    return over(images, "image", value, "level", *LEVELS[perturbation], **where)
 
 
-def retained_share(table: pd.DataFrame, perturbation: str) -> pd.Series:
-    """Retained over clean common features, both summed over classes, layers and heads, by level."""
-    return by_level(table, perturbation, "retained_count") / by_level(table, perturbation, "clean_count")
+def _stays(images: pd.DataFrame, perturbation: str, first: object, last: object, bound: float) -> bool | None:
+    """Whether the cosine from one level to another stays above a bound, and changes less than an untrained network's."""
+
+    def least(model: str) -> pd.Series:
+        return by_level(images, perturbation, "cosine", model).loc[first:last].min()
+
+    changes_less = beats(images, lambda model: least(model) - 1, AT_MOST, CLASSIFIER)
+    return every(Estimate.of(least(CLASSIFIER)).above(bound), changes_less)
 
 
-def _from_paper(cosine: pd.Series, perturbation: str, level: object) -> str:
-    return f"{cosine[level] - paper('table3_cosine', 'mean_cosine', perturbation=perturbation, level=str(level)):+.3f}"
+def _from_paper(cosine: pd.DataFrame, perturbation: str, level: object) -> str:
+    published = paper("table3_cosine", "mean_cosine", perturbation=perturbation, level=str(level))
+    return f"{cosine[0][level] - published:+.3f}"
 
 
-def blur_cosine(table3: pd.DataFrame) -> Finding:
+def blur_cosine(images: pd.DataFrame) -> Finding:
     """Table III(a): the mean cosine at levels I to VIII."""
-    cosine = by_level(table3, BLUR, "mean_cosine")["I":"VIII"]
-    words = f"{cosine['I']:.3f} to {cosine['VIII']:.3f}, least {cosine.min():.3f} at {cosine.idxmin()}"
+    cosine = by_level(images, BLUR, "cosine").loc["I":"VIII"]
+    words = f"{cosine[0]['I']:.3f} to {cosine[0]['VIII']:.3f}, least {Estimate.of(cosine.min()):.3f}"
     difference = f"{_from_paper(cosine, BLUR, 'VIII')} at level VIII"
-    return Finding(words, cosine.min() >= 0.85, cosine[:"IV"].min() >= 0.85, difference)
+    full, partly = (_stays(images, BLUR, "I", last, 0.8) for last in ("VIII", "IV"))
+    return Finding(words, full, partly, difference)
 
 
-def blur_cosine_strongest(table3: pd.DataFrame) -> Finding:
+def blur_cosine_strongest(images: pd.DataFrame) -> Finding:
     """Table III(a): the mean cosine at level X."""
-    cosine = by_level(table3, BLUR, "mean_cosine")
-    return Finding(f"{cosine['X']:.3f}", cosine["X"] >= 0.75, cosine["X"] >= 0.6, _from_paper(cosine, BLUR, "X"))
+    cosine = by_level(images, BLUR, "cosine")
+    full, partly = (_stays(images, BLUR, "X", "X", bound) for bound in (0.7, 0.55))
+    return Finding(f"{Estimate.of(cosine.loc['X']):.3f}", full, partly, _from_paper(cosine, BLUR, "X"))
 
 
-def occlusion_cosine(table3: pd.DataFrame) -> Finding:
+def occlusion_cosine(images: pd.DataFrame) -> Finding:
     """Table III(b): the mean cosine up to 60 %, and at 90 %."""
-    cosine = by_level(table3, OCCLUSION, "mean_cosine")
-    words = f"{cosine[60]:.3f} at 60 %, {cosine[90]:.3f} at 90 %"
+    cosine = by_level(images, OCCLUSION, "cosine")
+    words = f"{Estimate.of(cosine.loc[60]):.3f} at 60 %, {Estimate.of(cosine.loc[90]):.3f} at 90 %"
     difference = ", ".join(f"{_from_paper(cosine, OCCLUSION, percent)} at {percent} %" for percent in (60, 90))
-    full = cosine.loc[:60].min() >= 0.8 and cosine[90] < cosine[60]
-    return Finding(words, full, cosine.loc[:30].min() >= 0.8, difference)
+    full, partly = (_stays(images, OCCLUSION, 10, last, 0.75) for last in (60, 30))
+    return Finding(words, every(full, Estimate.of(cosine.loc[60] - cosine.loc[90]).above(0)), partly, difference)
 
 
-def wrong_are_less_aligned(table3: pd.DataFrame) -> Finding:
+def wrong_are_less_aligned(images: pd.DataFrame, table1: pd.DataFrame) -> Finding:
     """Sec. IV-C: cosines of correctly and wrongly classified images, at the strongest level of either perturbation."""
+    select(table1)
     gaps, words = [], []
-    for perturbation, level, name in ((BLUR, "X", "blur X"), (OCCLUSION, 90, "90 % occlusion")):
-        right, wrong = (by_level(table3, perturbation, f"cosine_{kind}")[level] for kind in ("correct", "wrong"))
-        if pd.isna(right - wrong):
+    for perturbation, level, name in ((BLUR, "X", "blur X"), (OCCLUSION, "90", "90 % occlusion")):
+        rows = select(images.astype({"level": str, "correct": str}), perturbation=perturbation, level=level)
+        split = [rows.loc[rows["correct"] == kind, ["cosine"]] for kind in ("True", "False")]
+        if min(map(len, split)) == 0:
             raise NotTestedError(f"at {name} all images are classified alike, right or wrong")
+        right, wrong = (Estimate.of(resample(part).loc["cosine"]) for part in split)
         gaps.append(right - wrong)
-        words.append(f"{right:.3f} and {wrong:.3f} at {name}")
-    difference = f"{gaps[0] - 0.626:+.3f} in the gap at blur X"
-    return Finding("; ".join(words), gaps[0] >= 0.2 and gaps[1] > 0, gaps[0] > 0, difference)
+        words.append(f"{right.value:.3f} and {wrong.value:.3f} at {name}, a gap of {gaps[-1]:.3f}")
+    difference = f"{gaps[0].value - 0.626:+.3f} in the gap at blur X"
+    return Finding("; ".join(words), every(gaps[0].above(0.2), gaps[1].above(0)), gaps[0].above(0), difference)
 
 
-def alignment_follows_accuracy(table3: pd.DataFrame, table1: pd.DataFrame, fig5: pd.DataFrame) -> Finding:
-    """Sec. IV-C: rank correlation of cosine and accuracy over the levels of either perturbation."""
-    blur, occlusion = (by_level(table3, name, "mean_cosine") for name in (BLUR, OCCLUSION))
-    blurred = levels(table1, "top1_percent", *blur.index)[blur.index]
-    occluded = levels(fig5, "top1_percent", *occlusion.index, **GUIDED)[occlusion.index]
-    first, second = spearman(blurred.set_axis(blur)), spearman(occluded.set_axis(occlusion))
-    words = f"rank correlation {first:.2f} for blur, {second:.2f} for occlusion"
-    return Finding(words, min(first, second) >= 0.8, max(first, second) >= 0.8)
+def _follows(pairs: dict[str, tuple[pd.DataFrame, pd.DataFrame]]) -> Finding:
+    """Rank correlations over levels, each of two tables of which the second has the levels of the first."""
+    found = {name: Estimate.of(rank_correlation(one, other.loc[one.index])) for name, (one, other) in pairs.items()}
+    words = "rank correlation " + ", ".join(f"{one:.2f} for {name}" for name, one in found.items())
+    truths = [one.above(0.7) for one in found.values()]
+    return Finding(words, every(*truths), some(*truths))
 
 
-def norms_hold(table3: pd.DataFrame) -> Finding:
+def alignment_follows_accuracy(images: pd.DataFrame, table1: pd.DataFrame) -> Finding:
+    """Sec. IV-C: rank correlation of cosine and accuracy over the levels of either perturbation, on the same images."""
+    select(table1)
+    images = images.assign(correct=100.0 * (images["correct"].astype(str) == "True"))
+    kinds = {"blur": BLUR, "occlusion": OCCLUSION}
+    return _follows(
+        {name: tuple(by_level(images, kind, value) for value in ("cosine", "correct")) for name, kind in kinds.items()}
+    )
+
+
+def norms_hold(images: pd.DataFrame) -> Finding:
     """Sec. IV-C: the mean change of the norm as a share of the clean norm, over the levels of either perturbation."""
-    changes = (by_level(table3, name, "relative_norm_difference") for name in (BLUR, OCCLUSION))
-    blur, occlusion = (float(change.drop(labels=[0, "clean"], errors="ignore").median()) for change in changes)
-    words = f"{blur:.1%} of the norm for blur, {occlusion:.1%} for occlusion (medians over levels)"
-    return Finding(words, max(blur, occlusion) <= 0.06, max(blur, occlusion) <= 0.15)
+
+    def change(kind: str, model: str = CLASSIFIER) -> pd.Series:
+        return by_level(images, kind, "relative_norm_difference", model).drop(["clean", 0], errors="ignore").median()
+
+    found = [Estimate.of(change(kind)) for kind in (BLUR, OCCLUSION)]
+    less = [
+        beats(images, lambda model, kind=kind: -change(kind, model), AT_MOST, CLASSIFIER) for kind in (BLUR, OCCLUSION)
+    ]
+    words = f"{found[0]:.1%} of the norm for blur, {found[1]:.1%} for occlusion (medians over levels)"
+    full, partly = (every(*less, *(one.below(bound) for one in found)) for bound in (0.1, 0.2))
+    return Finding(words, full, partly)
+
+
+def retained(features: pd.DataFrame, perturbation: str, model: str = CLASSIFIER) -> pd.DataFrame:
+    """Common features that a head retains by level, the clean ones as `clean`, resampled over classes."""
+    rows = select(features, model, perturbation=perturbation)
+    clean = rows[rows["level"] == rows["level"].iloc[0]].assign(level="clean", retained_count=rows["clean_count"])
+    by = {"unit": "class", "value": "retained_count", "by": "level", "model": model}
+    levels = over(rows[rows["level"] != "clean"], **by).drop(index="clean", errors="ignore")
+    return pd.concat([over(clean, **by), needed(levels, *LEVELS[perturbation])])
+
+
+def _share(features: pd.DataFrame, perturbation: str, model: str = CLASSIFIER) -> pd.DataFrame:
+    counts = retained(features, perturbation, model)
+    return counts / counts.loc["clean"]
 
 
 def blur_features(features: pd.DataFrame) -> Finding:
     """Fig. 6: the share of the common features retained at levels I to VIII, and at X."""
-    share = retained_share(features, BLUR)
-    moderate = share["I":"VIII"].min()
-    words = f"{share['I']:.0%} retained at I, {share['VIII']:.0%} at VIII, {share['X']:.0%} at X"
-    return Finding(words, moderate >= 0.8, moderate >= 0.6)
+
+    def least(model: str) -> pd.Series:
+        return _share(features, BLUR, model).loc["I":"VIII"].min()
+
+    share = _share(features, BLUR)
+    words = f"{share[0]['I']:.0%} retained at I, {Estimate.of(share.loc['VIII']):.0%} at VIII, {share[0]['X']:.0%} at X"
+    better = beats(features, lambda model: least(model) - 1, AT_MOST, CLASSIFIER)
+    full, partly = (every(better, Estimate.of(least(CLASSIFIER)).above(bound)) for bound in (0.8, 0.6))
+    return Finding(words, full, partly)
 
 
 def occlusion_features(features: pd.DataFrame) -> Finding:
     """Fig. 7: the share of the common features retained at 50 % and 60 %."""
-    share = retained_share(features, OCCLUSION)
-    return Finding(f"{share[50]:.0%} retained at 50 %, {share[60]:.0%} at 60 %", share[50] >= 0.6, share[50] >= 0.4)
+    share = _share(features, OCCLUSION)
+    half, sixty = (Estimate.of(share.loc[percent]) for percent in (50, 60))
+    better = beats(features, lambda model: _share(features, OCCLUSION, model).loc[60] - 1, AT_MOST, CLASSIFIER)
+    full, partly = (every(better, half.above(a), sixty.above(b)) for a, b in ((0.6, 0.5), (0.4, 0.4)))
+    return Finding(f"{half:.0%} retained at 50 %, {sixty:.0%} at 60 %", full, partly)
+
+
+def _thirds(features: pd.DataFrame, perturbation: str, model: str = CLASSIFIER) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """`retained` in the first and in the last third of the layers, resampled alike."""
+    last = features["layer"].max()
+    first = retained(features[features["layer"] <= last / 3], perturbation, model)
+    return first, retained(features[features["layer"] > last - last / 3], perturbation, model)
 
 
 def deeper_layers_lose_more(features: pd.DataFrame) -> Finding:
-    """Fig. 7: the share lost at 90 % in the first and in the last third of the layers."""
-    rows = select(features, perturbation=OCCLUSION)
-    rows = select(rows.assign(level=rows["level"].astype(float)), level=90)
-    (clean, clean_last), (retained, retained_last) = (thirds(rows, f"{kind}_count") for kind in ("clean", "retained"))
-    first, last = 1 - retained / clean, 1 - retained_last / clean_last
-    words = f"lost at 90 %: {first:.0%} in the first third of the layers, {last:.0%} in the last"
-    return Finding(words, last >= first + 0.1, last > first)
+    """Fig. 7: the share of the clean count lost from 60 % to 90 % in the first and in the last third of the layers."""
+
+    def lost(model: str = CLASSIFIER) -> list[pd.Series]:
+        return [(part.loc[60] - part.loc[90]) / part.loc["clean"] for part in _thirds(features, OCCLUSION, model)]
+
+    def excess(model: str) -> pd.Series:
+        first, last = lost(model)
+        return last - first
+
+    first, last = map(Estimate.of, lost())
+    words = f"lost from 60 % to 90 %: {first:.0%} in the first third of the layers, {last:.0%} in the last"
+    more, found = beats(features, excess, 1.5, CLASSIFIER), Estimate.of(excess(CLASSIFIER))
+    return Finding(words, every(more, found.above(0.1)), every(more, found.above(0)))
 
 
-def drop_rises_at_strongest_blur(fig8: pd.DataFrame) -> Finding:
+def shallow_layers_have_more(features: pd.DataFrame) -> Finding:
+    """Sec. IV-C: common features a head in the first and the last third of the layers, clean and under perturbation."""
+
+    def excess(kind: str, model: str = CLASSIFIER) -> pd.DataFrame:
+        first, last = _thirds(features, kind, model)
+        return (first - last) / (first + last)
+
+    by_layer = select(features).groupby("layer")["clean_count"].mean()
+    first, last = (part.loc["clean"] for part in _thirds(features, BLUR))
+    always = [Estimate.of(excess(kind).min()).above(0) for kind in (BLUR, OCCLUSION)]
+    clean = every(
+        Estimate.of(excess(BLUR).loc["clean"]).above(0),
+        beats(features, lambda model: excess(BLUR, model).loc["clean"], 1.5, CLASSIFIER),
+    )
+    words = (
+        f"{Estimate.of(first):.2f} a head in the first third of the layers, {Estimate.of(last):.2f} in the last, clean "
+    )
+    words += f"(rank correlation with depth {spearman(by_layer):.2f}); "
+    words += "so at every level" if all(always) else "not surely so at every level"
+    return Finding(words, every(clean, *always, spearman(by_layer) <= -0.5), clean)
+
+
+def retention_follows_accuracy(features: pd.DataFrame, table1: pd.DataFrame, fig5: pd.DataFrame) -> Finding:
+    """Sec. IV-C, V: rank correlation of retained features and accuracy over the levels of either perturbation."""
+    blurred, occluded = accuracies(table1, "level"), accuracies(fig5, **GUIDED)
+    pairs = {"blur": (retained(features, BLUR), blurred), "occlusion": (retained(features, OCCLUSION), occluded)}
+    return _follows(pairs)
+
+
+def _drop(features: pd.DataFrame, perturbation: str, model: str = CLASSIFIER) -> pd.DataFrame:
+    """Fig. 8: the mean drop of the common features by level."""
+    counts = retained(features, perturbation, model)
+    return counts.loc["clean"] - counts.drop(index="clean")
+
+
+def drop_rises_at_strongest_blur(features: pd.DataFrame) -> Finding:
     """Fig. 8a: what level X adds to the mean drop, against what the levels before added."""
-    drop = by_level(fig8, BLUR, "mean_drop")
-    before, last = drop["IX"] - drop["I"], drop["X"] - drop["IX"]
-    words = f"{drop['I']:.2f} at I, {drop['IX']:.2f} at IX, {drop['X']:.2f} at X"
-    return Finding(words, last > 0 and last >= before, drop.idxmax() == "X")
+
+    def sharper(model: str = CLASSIFIER) -> pd.Series:
+        drop = _drop(features, BLUR, model)
+        return (drop.loc["X"] - drop.loc["IX"]) - (drop.loc["IX"] - drop.loc["I"])
+
+    drop = _drop(features, BLUR)
+    words = f"{drop[0]['I']:.2f} at I, {drop[0]['IX']:.2f} at IX, {Estimate.of(drop.loc['X']):.2f} at X"
+    sharp = every(Estimate.of(sharper()).above(0), beats(features, sharper, 1.5, CLASSIFIER))
+    rises = Estimate.of(drop.loc["X"] - drop.drop(index="X").max()).above(0)
+    return Finding(words, every(sharp, rises), rises)
 
 
-def drop_rises_beyond_sixty(fig8: pd.DataFrame) -> Finding:
+def drop_rises_beyond_sixty(features: pd.DataFrame) -> Finding:
     """Fig. 8b: growth of the mean drop a step, before and beyond 60 %."""
-    drop = by_level(fig8, OCCLUSION, "mean_drop")
-    (before, after), steady = steps(drop), bool((drop.diff().dropna() > 0).all())
+
+    def knee(model: str = CLASSIFIER) -> pd.Series:
+        before, after = slopes(_drop(features, OCCLUSION, model))
+        return after - 1.5 * before
+
+    before, after = map(Estimate.of, slopes(_drop(features, OCCLUSION)))
+    steady = bool((_drop(features, OCCLUSION)[0].diff().dropna() > 0).all())
     words = f"{before:.2f} features a step of 10 % up to 60 %, {after:.2f} beyond; {'' if steady else 'not '}steady"
-    return Finding(words, steady and after >= 1.5 * before, steady)
+    sharp = every(Estimate.of(knee()).above(0), beats(features, knee, 1.5, CLASSIFIER))
+    return Finding(words, every(steady, sharp), every(steady, before.above(0)))
