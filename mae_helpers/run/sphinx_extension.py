@@ -1,7 +1,7 @@
 """A Sphinx extension: "Fig. 4.2" in a text is a link to that figure, tables that notebooks show are captioned as such,
 and references are a plain list.
 
-A figure's number is how its caption begins. MyST-NB knows figures only: `mystnb: figure: {name: tab-blur, caption: ...}`
+A number is how a caption begins. MyST-NB knows figures only: `mystnb: figure: {name: tab-blur, caption: ...}`
 in a cell's metadata makes its output one. Here those whose name begins with `tab-` become tables.
 """
 
