@@ -82,7 +82,7 @@ def test_every_figure_and_table_is_numbered_captioned_and_described(pages):
     for path in pages:
         last = {}
         for figure in parsed(path).select("figure"):
-            told = re.match(r"(Fig\.|Table) (\d+)\.(\d+)\. (.*)", figure.figcaption.get_text(), re.S)
+            told = re.match(r"(Fig\.|Table) (\d+)\.(\d+)\. (.*)", figure.figcaption.get_text().strip(), re.S)
             assert told, f"{path.name}: {figure['id']} without a number"
             kind, chapter, number, caption = told.groups()
             assert int(chapter) == int(path.stem[:2]), f"{path.name}: {kind} {chapter}.{number}"
@@ -101,7 +101,7 @@ def test_every_number_of_a_figure_in_a_text_is_a_link_to_it(pages):
     own = {}
     for path in pages:
         for figure in parsed(path).select("figure"):
-            own[re.match(NUMBER, figure.figcaption.get_text())[0]] = f"{path.name}#{figure['id']}"
+            own[re.search(NUMBER, figure.figcaption.get_text())[0]] = f"{path.name}#{figure['id']}"
     linked = 0
     for path in pages:
         page = parsed(path)

@@ -96,7 +96,7 @@ ABOUT = {
 
 def test_the_citation_says_what_the_file_says_and_nothing_else():
     text, _, entries = site.cited(ABOUT | {"year": "2025", "commit": "abc"}).partition("```bibtex\n")
-    assert "the authors, Ada Lovelace: *The book*. Version 1.2, commit `abc`." in text
+    assert "*The book*, by the authors, Ada Lovelace: version 1.2, commit `abc`." in text
     book, paper = entries.partition("\n```")[0].split("\n\n")
     assert book == (
         "@misc{authors2025,\n  author = {{the authors} and Ada Lovelace},\n  title  = {{The book}},\n"

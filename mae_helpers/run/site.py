@@ -87,7 +87,7 @@ def names(entry: dict) -> list[str]:
 
 def cited(about: dict) -> str:
     """How to cite the book and the paper, from `CITATION.cff` with `year` and `commit`: the end of the About page."""
-    text = f"{', '.join(names(about))}: *{about['title']}*. Version {about['version']}, commit `{about['commit']}`."
+    text = f"*{about['title']}*, by {', '.join(names(about))}: version {about['version']}, commit `{about['commit']}`."
     entries = []
     for entry in (about, *about.get("references", [])):
         authors = " and ".join(f"{{{name}}}" if {"name": name} in entry["authors"] else name for name in names(entry))

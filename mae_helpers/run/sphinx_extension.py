@@ -9,6 +9,7 @@ import re
 
 from docutils import nodes
 from sphinx.application import Sphinx
+from sphinx.config import Config
 from sphinx.transforms import SphinxTransform
 from sphinx.transforms.post_transforms import SphinxPostTransform
 from sphinx.util.logging import getLogger
@@ -83,10 +84,16 @@ def without_list_role(app: Sphinx, pagename: str, templatename: str, context: di
         )
 
 
+def without_numbers(app: Sphinx, config: Config) -> None:
+    """No second numbers for figures, whose captions have their own: Jupyter Book's LaTeX asks for them."""
+    config["numfig"] = False
+
+
 def setup(app: Sphinx) -> dict[str, bool]:
     """What Sphinx calls."""
     app.add_node(captioned_table, html=(visit, depart))
     app.add_transform(TablesAmongFigures)
     app.add_post_transform(LinkedNumbers)
+    app.connect("config-inited", without_numbers, priority=900)  # after Jupyter Book
     app.connect("html-page-context", without_list_role)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
