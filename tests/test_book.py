@@ -3,6 +3,7 @@
 import csv
 import hashlib
 import itertools
+import json
 import re
 import shutil
 from urllib.parse import unquote, urlparse
@@ -68,20 +69,52 @@ def test_links_and_images_of_every_page_exist(site, pages):
                 assert unquote(address.fragment) in targets[target], f"{path.name}: {link}"
 
 
+NUMBER = r"(?:Fig\.|Table) \d+\.\d+"
+
+
+def parsed(path):
+    """A page's own part as parsed HTML."""
+    return BeautifulSoup(article(path), "html.parser")
+
+
 def test_every_figure_and_table_is_numbered_captioned_and_described(pages):
-    numbers = {"Fig.": [], "Table": []}
+    kinds = []
     for path in pages:
-        for figure in re.findall(r"<figure.*?</figure>", path.read_text(), flags=re.S):
-            kind, number = re.search(r'caption-number">(Fig\.|Table) (\d+)', figure).groups()
-            numbers[kind].append(int(number))
-            assert re.search(r'caption-text">[^<]{10,}', figure), f"{path.name}: {kind} {number} without a caption"
+        last = {}
+        for figure in parsed(path).select("figure"):
+            told = re.match(r"(Fig\.|Table) (\d+)\.(\d+)\. (.*)", figure.figcaption.get_text().strip(), re.S)
+            assert told, f"{path.name}: {figure['id']} without a number"
+            kind, chapter, number, caption = told.groups()
+            assert int(chapter) == int(path.stem[:2]), f"{path.name}: {kind} {chapter}.{number}"
+            assert int(number) > last.get(kind, 0), f"{path.name}: {kind} {chapter}.{number} out of order"
+            last[kind] = int(number)
+            kinds.append(kind)
+            assert len(caption) > 10, f"{path.name}: {kind} {number} without a caption"
             if kind == "Fig.":
-                assert re.search(r'<img[^>]*alt="[^"]{20,}"', figure), f"{path.name}: {number} without a description"
+                assert len(figure.img["alt"]) >= 20, f"{path.name}: {number} without a description"
             else:
-                assert "<table" in figure, f"{path.name}: {number} is no table"
-    for found in numbers.values():
-        assert found == list(range(1, len(found) + 1))
-        assert len(found) > 20
+                assert figure.table, f"{path.name}: {number} is no table"
+    assert min(kinds.count("Fig."), kinds.count("Table")) > 20
+
+
+def test_every_number_of_a_figure_in_a_text_is_a_link_to_it(pages):
+    own = {}
+    for path in pages:
+        for figure in parsed(path).select("figure"):
+            own[re.search(NUMBER, figure.figcaption.get_text())[0]] = f"{path.name}#{figure['id']}"
+    linked = 0
+    for path in pages:
+        page = parsed(path)
+        for apart in page.select("pre, code, figcaption strong"):
+            apart.decompose()
+        for link in page.select("a"):
+            if re.fullmatch(NUMBER, link.get_text()):
+                address = link["href"].rpartition("/")[2]
+                assert (f"{path.name}{address}" if address.startswith("#") else address) == own[link.get_text()]
+                linked += 1
+                link.decompose()
+        assert not (found := re.search(NUMBER, page.get_text())), f"{path.name}: {found[0]} is no link"
+    assert linked > 100
 
 
 def test_every_table_that_a_notebook_shows_has_a_number(pages):
@@ -117,7 +150,7 @@ def test_every_figure_and_table_is_referred_to_by_number(pages):
     text = "".join(map(article, pages))
     for path in pages:
         for name in re.findall(r'<figure[^>]*id="([^"]+)"', path.read_text()):
-            assert re.search(rf'href="[^"]*#{name}"><span class="std std-numref">', text), f"{path.name}: {name}"
+            assert re.search(rf'href="[^"]*#{name}">{NUMBER}</a>', text), f"{path.name}: {name}"
 
 
 def test_code_that_only_draws_is_folded(site, tiny_run):
@@ -152,8 +185,20 @@ def test_no_page_shows_progress_bars_warnings_or_references_that_are_not_resolve
             assert not output.select(".stderr, .traceback"), path.name
             assert not re.search(r"\d+%\|.*\|\s*\d+/\d+|it/s\]|Warning:", output.get_text()), path.name
         prose = re.sub(r"<pre>.*?</pre>", "", path.read_text(), flags=re.S)
-        assert "{numref}" not in prose, path.name
-        assert "{cite}" not in prose, path.name
+        assert not re.search(r"\{(numref|ref|cite|doc|download)\}", prose), path.name
+
+
+def test_the_about_page_says_how_to_cite_this_run(site, tiny_run):
+    page = (site / "book" / "about.html").read_text()
+    assert "@misc" in page
+    assert json.loads((tiny_run.tables / "run.json").read_text())["provenance"]["commit"] in page
+
+
+def test_downloaded_notebooks_are_those_that_were_run(site, tiny_run):
+    for path in tiny_run.executed.glob("*.ipynb"):
+        ran, offered = (nbformat.read(one, 4).cells for one in (path, site / "_sources" / "notebooks" / path.name))
+        assert offered[1:] == ran[1:]
+        assert re.fullmatch(r"\n\n\*Needs `mae_helpers`:\* .*", offered[0].source.removeprefix(ran[0].source))
 
 
 def test_second_build_does_nothing(site, tiny_run):
@@ -179,8 +224,9 @@ def test_a_broken_reference_is_an_error_that_names_it(tiny_run, tmp_path):
     root = tmp_path / "root"
     shutil.copytree(ROOT / "book", root / "book")
     (root / "_config.yml").write_text((ROOT / "_config.yml").read_text())
+    shutil.copy(ROOT / "CITATION.cff", root)
     (root / "_toc.yml").write_text("format: jb-book\nroot: book/index\n")
-    (root / "book" / "index.md").write_text("# Title\n\nSee {numref}`fig-that-is-not-there`.\n")
+    (root / "book" / "index.md").write_text("# Title\n\nSee Fig. 4.9.\n")
     (root / "book" / "references.bib").write_text("")
-    with pytest.raises(NotebookError, match="fig-that-is-not-there"):
+    with pytest.raises(NotebookError, match=r"there is no Fig\. 4\.9"):
         book.build(tiny_run.profile, tmp_path / "no-notebooks", tmp_path, tmp_path / "out", root)

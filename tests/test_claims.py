@@ -418,7 +418,7 @@ def test_every_claim_has_a_rule_its_tables_and_a_figure_in_the_book():
         keys = {"section", "claim", "where", "paper", "supported", "partly", "reason", "tables", "figure"}
         assert set(entry) - {"published"} == keys
         assert set(entry["tables"]) <= set(results.COLUMNS) | {"distribution_shift"}
-        assert not entry["figure"] or f'"name": "{entry["figure"]}"' in sources, entry["figure"]
+        assert not entry["figure"] or f"**{entry['figure']}.** " in sources, entry["figure"]
     assert len(claims.CLAIMS) >= 35
 
 
@@ -434,10 +434,10 @@ def test_scorecard_as_markdown_has_the_whole_rule_and_the_figure():
     card = claims.scorecard(reading({"table1_blur": table1()}))
     lines = claims.as_markdown(card, "Classifier under perturbation").splitlines()
     (line,) = (line for line in lines if "stable under blur" in line)
-    assert "fig-blur-accuracy" in line or "Fig. 5." in line
-    assert "| [supported]{.verdict .supported} |" in line
+    assert line.endswith("| Fig. 5.3 |")
+    assert '| <span class="verdict supported">supported</span> |' in line
     assert "<details><summary>more</summary>partly: every level keeps 70 % or more. Why: the paper keeps 86 %" in line
-    assert sum("[not tested here]" in line for line in lines) == 10
+    assert sum(">not tested here<" in line for line in lines) == 10
     head, rule, first = claims.headlines(card, ["blur_accuracy"]).splitlines()
     assert head == "| the paper says | this run | verdict | see |"
     assert rule == "| --- | --- | --- | --- |"

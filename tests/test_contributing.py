@@ -269,7 +269,7 @@ def test_the_chapter_is_in_style_runs_and_reaches_the_scorecard(house, tiny_prof
     row = card.loc["attention is spread over many tokens in all layers"]
     assert row["verdict"] in ("supported", "partly", "not supported")
     assert "of layers at 90 % or more" in row["here"]
-    shown = nbformat.read(house / "_build" / "executed" / "tiny" / path.name, 4).cells[-1].outputs
+    shown = nbformat.read(house / "_build" / "executed" / "tiny" / path.name, 4).cells[-2].outputs
     assert row["verdict"] in str(shown)
 
 

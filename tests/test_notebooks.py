@@ -1,7 +1,10 @@
 """Notebook sources are clean, and every one of them runs through papermill."""
 
+import itertools
 import json
+import re
 import shutil
+from collections import Counter
 
 import nbformat
 import pandas as pd
@@ -10,7 +13,7 @@ from nbformat import v4
 from processes import copied, python
 
 from mae_helpers.profile.settings import ROOT, load_profile
-from mae_helpers.run import notebooks
+from mae_helpers.run import notebooks, site
 from mae_helpers.run import tables as results
 from mae_helpers.run.notebooks import NotebookError
 
@@ -39,16 +42,77 @@ def test_source_is_clean_and_in_style(path):
     assert not any(line.lstrip().startswith(("def ", "class ")) for cell in code for line in cell.source.splitlines())
 
 
+KINDS = {"fig": "Fig.", "tab": "Table"}
+
+
+def numbers_of(path):
+    """The figures and tables of a notebook: the number that each has by its place, its cell, and the cell below it."""
+    cells, counts = nbformat.read(path, 4).cells, Counter()
+    for cell, below in itertools.pairwise([*cells, v4.new_markdown_cell()]):
+        if figure := cell.metadata.get("mystnb", {}).get("figure"):
+            kind = KINDS[figure["name"][:3]]
+            counts[kind] += 1
+            yield f"{kind} {int(path.stem[:2])}.{counts[kind]}", cell, below
+
+
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.stem)
 def test_every_figure_is_captioned_described_and_referred_to(path):
     notebook = nbformat.read(path, 4)
-    text = "".join(cell.source for cell in notebook.cells)
-    for cell in notebook.cells:
-        if "plt.show()" in cell.source:
-            settings = cell.metadata["mystnb"]
-            assert settings["figure"]["caption"].endswith(".")
-            assert settings["image"]["alt"]
-            assert f"`{settings['figure']['name']}`" in text, f"{settings['figure']['name']} is not referred to"
+    named = list(numbers_of(path))
+    assert all("mystnb" in cell.metadata for cell in notebook.cells if "plt.show()" in cell.source)
+    captions = [below.source for *_, below in named]
+    text = "\n".join(cell.source for cell in notebook.cells if cell.source not in captions)
+    for number, cell, below in named:
+        assert below.source.startswith(f"**{number}.** "), f"{number} has no caption, or another number"
+        assert site.CAPTION.match(below.source)
+        assert below.source.endswith(".")
+        if number.startswith("Fig."):
+            assert cell.metadata["mystnb"]["image"]["alt"]
+            assert re.search(rf"{re.escape(number)}(?!\d)", text), f"{number} is not referred to"
+
+
+ROLE = re.compile(r"(?<!\$)\{[\w:-]+\}\}?`|^ *(?:```|~~~)+ *\{|^ *:::|^\([\w-]+\)= *$|\]\{[.#]", re.M)  # of MyST alone
+
+
+def test_what_is_myst_alone_is_recognised():
+    for text in ("{numref}`fig-a`", "f'{{ref}}`a`'", "::::{note}", "```{math}", "(a-b)=", "[done]{.verdict}"):
+        assert ROLE.search(text), text
+    for text in ("f'{name}: `x`'", "```\nmake book\n```", "$\\sqrt{2}$", "rows[0][{1}]"):
+        assert not ROLE.search(text), text
+
+
+def test_notebooks_read_alike_outside_the_book(tiny_run):
+    for path in [*SOURCES, *sorted(tiny_run.executed.glob("*.ipynb"))]:
+        for cell in nbformat.read(path, 4).cells:
+            shown = [str(text) for output in cell.get("outputs", []) for text in output.get("data", {}).values()]
+            for text in [cell.source, *shown]:
+                assert not (found := ROLE.search(text)), f"{path}: {found[0]}"
+
+
+def test_the_figures_that_sources_refer_to_exist_and_the_papers_are_named_as_such():
+    known = {number for path in SOURCES for number, *_ in numbers_of(path)}
+    for path in SOURCES:
+        text = " ".join(cell.source for cell in nbformat.read(path, 4).cells)
+        for number in re.findall(r"(?:Fig\.|Table) \d+\.\d+", text):
+            assert number in known, f"{path.stem}: there is no {number}"
+        for before, number in re.findall(r"(\S*)\s+\W*\b(Figs?\.\s+\d+(?!\.?\d))", text):
+            assert before.endswith("paper's"), f"{path.stem}: whose is {number}?"
+
+
+def test_papers_that_notebooks_link_are_in_the_bibliography():
+    known = (ROOT / "book" / "references.bib").read_text()
+    places = ("arxiv.org/abs/", "doi.org/", "jmlr.org/")
+    for path in SOURCES:
+        for link in re.findall(r"\]\((https://[^)]+)\)", path.read_text()):
+            if any(place in link for place in places):
+                assert re.sub("https://(arxiv.org/abs|doi.org)/", "", link) in known, f"{path.stem}: {link}"
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.stem)
+def test_a_chapters_title_has_its_number(path):
+    number = int(path.stem[:2])
+    title = nbformat.read(path, 4).cells[0].source.splitlines()[0]
+    assert re.match(rf"# {number}\. [A-Z]" if number else "# [A-Z]", title)
 
 
 def test_every_notebook_runs_without_progress_residue_and_stderr(tiny_run):

@@ -1,11 +1,14 @@
 """Executed notebooks become pages: one fold for what is folded, links to data and drawings, digests of the data."""
 
 import hashlib
+import tomllib
 
 import nbformat
 import pytest
+import yaml
 from nbformat import v4
 
+from mae_helpers.profile.settings import ROOT
 from mae_helpers.run import notebooks, site
 
 DRAWING = '<svg xmlns="http://www.w3.org/2000/svg"/>'
@@ -14,7 +17,7 @@ DRAWING = '<svg xmlns="http://www.w3.org/2000/svg"/>'
 def drawn(name, *data, svg=DRAWING):
     """A cell that drew a figure of that name from tables of these names."""
     output = v4.new_output("display_data", {site.SVG: svg} if svg else {"text/html": "<table></table>"})
-    about = {"mystnb": {"figure": {"name": name, "caption": "C."}}, "mae_helpers": {"data": list(data)}}
+    about = {"mystnb": {"figure": {"name": name}}, "mae_helpers": {"data": list(data)}}
     return v4.new_code_cell("draw()", outputs=[output], metadata=about | {"tags": ["hide-input"]})
 
 
@@ -47,6 +50,18 @@ def test_links_stand_behind_the_figure_and_lead_to_its_drawing_and_data(tables):
     }
 
 
+def test_the_cell_below_is_the_caption_and_goes_with_what_it_captions(tables):
+    empty, caption = drawn("tab-empty", "b.csv", svg=None), v4.new_markdown_cell("**Table 1.1.** None.")
+    empty.outputs = []
+    below = v4.new_markdown_cell("**Fig. 1.1.** What it shows.")
+    page, _ = page_of(tables, drawn("fig-one", "a.csv"), below, empty, caption, v4.new_markdown_cell("**Fig.** 1"))
+    first, links, second, text = page["cells"]
+    assert first["metadata"]["mystnb"]["figure"]["caption"] == "**Fig. 1.1.** What it shows."
+    assert links["source"].startswith("{.downloads}")
+    assert "caption" not in second["metadata"]["mystnb"]["figure"]
+    assert text["source"] == "**Fig.** 1"
+
+
 def test_a_table_has_no_drawing_and_a_cell_that_showed_nothing_no_links(tables):
     empty = drawn("tab-empty", "b.csv", svg=None)
     empty.outputs = []
@@ -69,6 +84,41 @@ def test_folded_cells_that_show_nothing_join_the_next_fold():
     assert [cell["source"] for cell in joined] == ["a = 1\n\nb = 2\n\na", "c", "open", "d"]
     assert joined[0]["outputs"] == [output]
     assert cells[2].source == "a"
+
+
+ABOUT = {
+    "title": "The book",
+    "version": "1.2",
+    "authors": [{"name": "the authors"}, {"given-names": "Ada", "family-names": "Lovelace"}],
+    "references": [{"title": "The paper", "authors": [{"given-names": "A.", "family-names": "B"}], "year": 2026}],
+}
+
+
+def test_the_citation_says_what_the_file_says_and_nothing_else():
+    text, _, entries = site.cited(ABOUT | {"year": "2025", "commit": "abc"}).partition("```bibtex\n")
+    assert "*The book*, by the authors, Ada Lovelace: version 1.2, commit `abc`." in text
+    book, paper = entries.partition("\n```")[0].split("\n\n")
+    assert book == (
+        "@misc{authors2025,\n  author = {{the authors} and Ada Lovelace},\n  title  = {{The book}},\n"
+        "  year   = {2025},\n  note   = {version 1.2, commit abc}\n}"
+    )
+    assert paper == "@misc{b2026,\n  author = {A. B},\n  title  = {{The paper}},\n  year   = {2026}\n}"
+
+
+def test_the_version_is_the_packages():
+    package = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert yaml.safe_load((ROOT / "CITATION.cff").read_text())["version"] == package["version"]
+
+
+@pytest.mark.parametrize(
+    ("address", "how"), [("https://a.b/c", "`pip install git+https://a.b/c`"), (None, "in a copy")]
+)
+def test_a_downloaded_notebook_says_in_its_first_cell_how_to_get_the_package(address, how):
+    cells = [v4.new_markdown_cell("# Title"), v4.new_code_cell("1")]
+    first, second = site.to_download({"cells": cells}, address)["cells"]
+    assert first["source"].startswith("# Title\n\n*Needs `mae_helpers`:* ")
+    assert how in first["source"].splitlines()[-1]
+    assert second == cells[1]
 
 
 def test_digests_are_of_the_data_and_not_of_what_is_written_later(tables):

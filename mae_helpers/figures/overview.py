@@ -53,11 +53,11 @@ def _alignment(table: pd.DataFrame, ax: Axes, study: Mapping[str, str]) -> None:
 PANELS: dict[
     str, tuple[str, Callable[[pd.DataFrame, Axes, Mapping[str, str]], None]]
 ] = {  # by table: what it shows, and how
-    "fig1_fig2_separability": ("Classes by layer (Fig. 1b)", _separation),
-    "fig3_attention_distance": ("Attention distance (Fig. 3)", _distance),
-    "fig4_principal_angles": ("Class subspaces (Fig. 4)", _angles),
+    "fig1_fig2_separability": ("Classes by layer (paper's Fig. 1b)", _separation),
+    "fig3_attention_distance": ("Attention distance (paper's Fig. 3)", _distance),
+    "fig4_principal_angles": ("Class subspaces (paper's Fig. 4)", _angles),
     "table1_blur": ("Gaussian blur (Table I)", _blur),
-    "fig5_occlusion": ("Occlusion (Fig. 5)", _occlusion),
+    "fig5_occlusion": ("Occlusion (paper's Fig. 5)", _occlusion),
     "table3_cosine": ("Direction, blur (Table III)", _alignment),
 }
 

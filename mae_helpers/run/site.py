@@ -1,10 +1,13 @@
 """The site: executed notebooks and prose as pages, built with Jupyter Book, warnings being errors.
 
 A notebook's cell names its data in its metadata: `"mae_helpers": {"data": ["table1_blur.csv"]}`, files of
-`results/<profile>/`. Under each figure and table stand links to its drawing and its data.
+`results/<profile>/`. Under each figure and table stand links to its drawing and its data. The cell below it begins with
+its number, as in `**Fig. 5.2.** Accuracy by blur level.`, and becomes its caption.
 """
 
+import copy
 import hashlib
+import re
 import shutil
 import subprocess
 import sys
@@ -16,14 +19,29 @@ import yaml
 
 from mae_helpers.profile.settings import ROOT, Profile
 from mae_helpers.run import notebooks
+from mae_helpers.run.tables import commit
 
 FOLDER = "downloads"  # beside the notebooks' folder of the staged book
 SVG = "image/svg+xml"
+CAPTION = re.compile(r"\*\*((?:Fig\.|Table) \d+\.\d+)\.\*\* ")  # how the cell below a figure or table begins
 
 
 def drawing(cell: dict) -> str | None:
     """The SVG that a cell drew, or None where it drew nothing."""
     return next(("".join(output["data"][SVG]) for output in cell["outputs"] if SVG in output.get("data", {})), None)
+
+
+def captioned(cells: Iterable[dict]) -> list[dict]:
+    """The cells without captions: each is in the metadata of the cell above, or gone where that one shows nothing."""
+    kept = []
+    for cell in cells:
+        if not CAPTION.match(cell["source"]):
+            kept.append(cell)
+        elif kept[-1]["outputs"]:
+            about = copy.deepcopy(kept[-1]["metadata"])
+            about["mystnb"]["figure"]["caption"] = cell["source"]
+            kept[-1] = kept[-1] | {"metadata": about}
+    return kept
 
 
 def folded_together(cells: Iterable[dict]) -> list[dict]:
@@ -39,11 +57,11 @@ def folded_together(cells: Iterable[dict]) -> list[dict]:
 
 
 def page(notebook: dict, tables: Path) -> tuple[dict, dict[Path, bytes]]:
-    """The notebook with a line of links behind each figure and table, and the files that these lead to, by their places.
+    """The notebook with captions and links to each figure and table, and the files that these lead to, by their places.
 
     `tables` is the run's folder of CSV files. The places count from the staged book's root.
     """
-    cells, files = folded_together(notebook["cells"]), {}
+    cells, files = folded_together(captioned(notebook["cells"])), {}
     for name, cell, data in notebooks.figures({"cells": list(cells)}):
         picture = drawing(cell)
         linked = {f"{name}.svg": picture.encode()} if picture else {}
@@ -62,14 +80,44 @@ def banner(profile: Profile) -> str:
     return f"<strong>Profile {escape(profile.title or profile.name)}:</strong> {escape(profile.about)}".strip()
 
 
+def names(entry: dict) -> list[str]:
+    """The authors of an entry of `CITATION.cff`: each a name of its own, or given and family names."""
+    return [one.get("name") or f"{one['given-names']} {one['family-names']}" for one in entry["authors"]]
+
+
+def cited(about: dict) -> str:
+    """How to cite the book and the paper, from `CITATION.cff` with `year` and `commit`: the end of the About page."""
+    text = f"*{about['title']}*, by {', '.join(names(about))}: version {about['version']}, commit `{about['commit']}`."
+    entries = []
+    for entry in (about, *about.get("references", [])):
+        authors = " and ".join(f"{{{name}}}" if {"name": name} in entry["authors"] else name for name in names(entry))
+        values = {"author": authors, "title": f"{{{entry['title']}}}", "year": entry["year"]}
+        values |= {"url": entry.get("url", entry.get("repository-code"))}
+        values |= {"note": f"version {entry['version']}, commit {entry['commit']}"} if entry is about else {}
+        lines = [f"  {name:6} = {{{value}}}" for name, value in values.items() if value]
+        key = f"{names(entry)[0].split()[-1].lower()}{entry['year']}"
+        entries.append(",\n".join([f"@misc{{{key}", *lines]) + "\n}")
+    return "\n\n".join(["", "## How to cite", text, "```bibtex\n" + "\n\n".join(entries) + "\n```", ""])
+
+
+def to_download(notebook: dict, address: str | None) -> dict:
+    """The notebook, which says in its first cell how to get the package that it needs: from `address`, or a copy."""
+    first, *others = notebook["cells"]
+    how = f"`pip install git+{address}`" if address else "`pip install .` in a copy of this book's repository"
+    return notebook | {"cells": [first | {"source": f"{first['source']}\n\n*Needs `mae_helpers`:* {how}."}, *others]}
+
+
 def sources(profile: Profile, executed: Path, tables: Path, root: Path = ROOT) -> dict[Path, bytes]:
     """The files that Jupyter Book builds from, by their places: settings, prose, executed notebooks, downloads."""
-    settings = yaml.safe_load((root / "_config.yml").read_text())
+    settings, about = (yaml.safe_load((root / name).read_text()) for name in ("_config.yml", "CITATION.cff"))
+    settings |= {"title": about["title"], "author": ", ".join(names(about))}
     settings.setdefault("html", {})["announcement"] = banner(profile)
     if not settings["repository"]["url"]:
         settings.pop("launch_buttons", None)  # there is nowhere that they could lead to
     files = {Path("_config.yml"): yaml.safe_dump(settings).encode(), Path("_toc.yml"): (root / "_toc.yml").read_bytes()}
     files |= {path.relative_to(root): path.read_bytes() for path in (root / "book").rglob("*") if path.is_file()}
+    about |= {"year": settings["copyright"], "commit": commit(tables)}
+    files[Path("book/about.md")] = files.get(Path("book/about.md"), b"") + cited(about).encode()
     for path in sorted(executed.glob("[0-9]*.ipynb")):
         notebook, linked = page(notebooks.read(path), tables)
         files |= linked | {Path("notebooks") / path.name: notebooks.written(notebook).encode()}
@@ -112,7 +160,9 @@ def build(profile: Profile, executed: Path, tables: Path, out: Path, root: Path 
         )
     shutil.rmtree(out / "html", ignore_errors=True)
     shutil.copytree(work / "_build" / "html", out / "html")
+    address = yaml.safe_load((root / "CITATION.cff").read_text()).get("repository-code")
     for path in executed.glob("[0-9]*.ipynb"):  # what a page's button downloads is the notebook as it was run
-        shutil.copy(path, out / "html" / "_sources" / "notebooks")
+        notebook = notebooks.written(to_download(notebooks.read(path), address))
+        (out / "html" / "_sources" / "notebooks" / path.name).write_text(notebook, encoding="utf-8")
     stamp.write_text(digest)
     return True

@@ -192,6 +192,11 @@ def read_run(where: Path) -> dict:
     return record
 
 
+def commit(where: Path) -> str:
+    """The commit behind the tables of a run, or that of the code where no run has told it."""
+    return _record(where).get("provenance", {}).get("commit") or git_commit()
+
+
 def run_table(run: dict, without: str = "") -> pd.DataFrame:
     """What each chapter of a run took, from `read_run`: chapter, seconds, peak_memory_mb, peak_gpu_memory_mb, seed."""
     entries = [{"chapter": name} | entry for name, entry in sorted(run["notebooks"].items()) if name != without]

@@ -104,7 +104,7 @@ def _rule(row: Mapping[str, str]) -> str:
 
 
 def _markdown(rows: Iterable[dict[str, str]]) -> str:
-    """Rows with the same keys as a MyST table, without the columns that are empty throughout."""
+    """Rows with the same keys as a Markdown table, without the columns that are empty throughout."""
     table = pd.DataFrame(rows).astype(str)
     table = table.loc[:, (table != "").any()].replace(r"\|", r"\\|", regex=True)
     lines = [table.columns, ["---"] * len(table.columns), *table.to_numpy()]
@@ -112,25 +112,25 @@ def _markdown(rows: Iterable[dict[str, str]]) -> str:
 
 
 def _badge(verdict: str) -> str:
-    """A verdict that the book's style sheet colours."""
-    return f"[{verdict}]{{.verdict .{verdict.replace(' ', '-')}}}" if verdict else ""
+    """A verdict that the book's style sheet colours, and that is plain text elsewhere."""
+    return f'<span class="verdict {verdict.replace(" ", "-")}">{verdict}</span>' if verdict else ""
 
 
 def headlines(card: pd.DataFrame, names: Sequence[str]) -> str:
-    """Some claims of a scorecard in short, as a MyST table: what the paper says, what this run shows, the verdict."""
+    """Some claims of a scorecard in short, a Markdown table: what the paper says, what this run shows, the verdict."""
     return _markdown(
         {
             "the paper says": f"{row['claim']} ({row['where']})",
             "this run": row["here"] or row["note"],
             "verdict": _badge(row["verdict"]),
-            "see": f"{{numref}}`{row['figure']}`",
+            "see": row["figure"],
         }
         for _, row in card.set_index("id").loc[list(names)].iterrows()
     )
 
 
 def as_markdown(card: pd.DataFrame, section: str, differences: bool = True) -> str:
-    """One section of a scorecard as a MyST table; without `differences` where a run has other models or data."""
+    """One section of a scorecard as a Markdown table; without `differences` where a run has other models or data."""
     return _markdown(
         {
             "claim": f"**{row['claim']}** ({row['where']})",
@@ -141,7 +141,7 @@ def as_markdown(card: pd.DataFrame, section: str, differences: bool = True) -> s
             "supported if": _rule(row),
             "verdict": _badge(row["verdict"]),
             "by the published numbers": _badge(row["by_the_paper"]),
-            "figure": f"{{numref}}`{row['figure']}`" if row["figure"] else "",
+            "figure": row["figure"],
         }
         for _, row in card[card["section"] == section].iterrows()
     )
@@ -153,5 +153,4 @@ def show(*rows: dict[str, str]) -> Styler:
     table["tolerance"] = [_rule(row) for row in rows]
     table = table.drop(columns=["difference", "partly", "reason", "by_the_paper"])
     styler = table.loc[:, (table != "").any()].style.hide(axis="index").set_uuid("claims")
-    badge = '<span class="verdict {}">{}</span>'
-    return styler.format(lambda verdict: badge.format(verdict.replace(" ", "-"), verdict), subset=["verdict"])
+    return styler.format(_badge, subset=["verdict"])
