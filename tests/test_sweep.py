@@ -422,6 +422,15 @@ def unlabelled(mae, folder):
     return replace(mae, source=source, rows=tuple(range(4)))
 
 
+def test_the_control_of_an_encoder_without_classes_has_a_head_that_knows_nothing(mae, tmp_path):
+    control = replace(mae, name="random")
+    found = {seed: sweep.sweep([replace(control, seed=seed)], {1: Clean()}, "prediction", tmp_path) for seed in (0, 1)}
+    predicted = {seed: results["random"][1] for seed, results in found.items()}
+    assert set(predicted[0]) <= {0, 1, 2}
+    assert control.classifier().num_classes == 3
+    assert sweep.sweep([control], {1: Clean()}, "embedding", tmp_path)["random"][1].shape == (12, 24)
+
+
 @pytest.mark.parametrize(
     ("made", "perturbation", "measure", "words"),
     [
@@ -433,7 +442,6 @@ def unlabelled(mae, folder):
         (lambda mae, folder: headed(mae, 2, folder), Occlusion(10), "embedding", "mae_finetuned: .* the label 2"),
         (unlabelled, Clean(), "heads", "accuracy needs labels"),
         (lambda mae, _: replace(mae, name="mae_pretrained"), Clean(), "heads", "mae_pretrained has no classifier"),
-        (lambda mae, _: replace(mae, name="random"), Clean(), "heads", "random has no classifier"),
     ],
 )
 def test_what_cannot_be_swept_is_named(mae, tmp_path, made, perturbation, measure, words):
