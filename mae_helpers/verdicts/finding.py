@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 ENCODER, CLASSIFIER, BESIDE, CONTROL = "encoder", "classifier", "beside", "random"  # whom the claims are about
-RESAMPLES = 1000
+RESAMPLES = 1000  # bootstrap samples behind an interval
 MADE_UP = np.array(
     [[1, 1, 0, 0], [1, 0, 1, 0], [1, 0, 0, 1]]
 )  # which of four images a condition is right on; see `accuracies`
@@ -122,9 +122,8 @@ def in_order(values: pd.DataFrame) -> pd.DataFrame:
 
 @cache
 def _weights(units: int) -> np.ndarray:
-    """How often each of so many units is drawn, as a share: first each once, then in RESAMPLES bootstrap samples."""
-    drawn = np.random.default_rng(0).multinomial(units, np.full(units, 1 / units), RESAMPLES)
-    return np.vstack([np.ones(units), drawn]) / units
+    """How often each of so many units is drawn in each of RESAMPLES bootstrap samples, as a share of all."""
+    return np.random.default_rng(0).multinomial(units, np.full(units, 1 / units), RESAMPLES) / units
 
 
 def resample(values: pd.DataFrame, made_up: np.ndarray | None = None) -> pd.DataFrame:
@@ -137,7 +136,7 @@ def resample(values: pd.DataFrame, made_up: np.ndarray | None = None) -> pd.Data
     if len(values) < 2:
         return observed.to_frame()
     whole = values.to_numpy(float) if made_up is None else np.vstack([values, made_up])
-    means = _weights(len(whole))[1:] @ whole  # [resample, condition]
+    means = _weights(len(whole)) @ whole  # [resample, condition]
     return pd.DataFrame(np.vstack([observed, means]).T, index=values.columns)
 
 
@@ -148,7 +147,8 @@ def accuracies(
 
     Four made-up images are drawn with the others, two of them right in each condition, another two in the next: so one
     condition's interval is about that of Agresti and Coull, a difference's that of Bonett and Price, and none is without
-    width where all images are right; `turn` tells curves apart that are compared. Accuracies without letters (`right`), as published ones, are taken as exact.
+    width where all images are right; `turn` tells curves apart that are compared. Accuracies without letters (`right`),
+    as published ones, are taken as exact.
     """
     rows = select(table, model, **columns)
     if "right" not in rows:

@@ -99,7 +99,7 @@ def scorecard(read: Callable[[str], pd.DataFrame], study: Mapping[str, str] = US
 
 def _rule(row: Mapping[str, str]) -> str:
     """When a claim is supported, and behind a click when partly, and why so: HTML."""
-    more = f"partly: {row['partly']}. Why: {row['reason']}"
+    more = f"partly: {row['partly']}." + (f" Why: {row['reason']}" if row["reason"] else "")
     return f"{escape(row['tolerance'])} <details><summary>more</summary>{escape(more)}</details>"
 
 
