@@ -265,6 +265,7 @@ JUDGED = {  # by claim: tables, and the verdict that they deserve
         (table3(blur=[*ramp(1, 0.8, 9), 0.7, 0.7]), I),
         (table3(blur=ramp(1, 0.1)), N),
         (table3(untrained=0.9), N),  # an untrained network turns less
+        (table3(untrained=0.9, others=0.9), S),  # less, but as far as to another image
     ],
     "blur_cosine_strongest": [
         (table3(), S),
@@ -296,6 +297,7 @@ JUDGED = {  # by claim: tables, and the verdict that they deserve
         (losing("gaussian_blur", 0.4), P),
         (losing("gaussian_blur", 0.9), N),
         (losing("gaussian_blur", 0.2, untrained=lambda *_: 0.99), N),
+        (losing("gaussian_blur", 0.2, untrained=lambda *_: 0.9, shared=0.9), S),  # what it keeps, all classes have
     ],
     "occlusion_features": [
         (losing("occlusion", 0.4), S),

@@ -83,8 +83,13 @@ def shifted(*top1, images=500):
     return pd.DataFrame({"model": MAE, "dataset": ["R", "A"][: len(top1)], "images": images, "top1_percent": top1})
 
 
-def table3(blur=BLUR_COSINE, occlusion=OCCLUSION_COSINE, untrained=0.4, norm=0.05, gap=0.4, top1=(TABLE1, FIG5)):
-    """Per image: mean cosines by level of MAE, wrong images lower by `gap`; an untrained network is at `untrained`."""
+def table3(
+    blur=BLUR_COSINE, occlusion=OCCLUSION_COSINE, untrained=0.4, others=0.2, norm=0.05, gap=0.4, top1=(TABLE1, FIG5)
+):
+    """Per image: mean cosines by level of MAE, wrong images lower by `gap`; an untrained network is at `untrained`.
+
+    Its embeddings of different images have the cosine `others`, MAE's 0.2.
+    """
     tables, images = [], CLASSES * EACH
     for name, levels, cosines, accuracy in (
         ("gaussian_blur", BLURS, blur, top1[0]),
@@ -97,7 +102,8 @@ def table3(blur=BLUR_COSINE, occlusion=OCCLUSION_COSINE, untrained=0.4, norm=0.0
                 cosine = mean + apart + (noise - noise.mean()) * (mean < 1)
                 change = (norm if model == MAE else 0.2) * (1 - np.isin(level, ["clean", 0])) * (1 + noise)
                 table = {"model": model, "perturbation": name, "level": level, "image": range(images), "cosine": cosine}
-                tables.append(pd.DataFrame(table | {"relative_norm_difference": change, "correct": correct}))
+                table |= {"others": 0.2 if model == MAE else others, "norm_deviation": 0.1, "correct": correct}
+                tables.append(pd.DataFrame(table | {"relative_norm_difference": change}))
     return pd.concat(tables, ignore_index=True)
 
 
@@ -105,8 +111,12 @@ def features(
     share=lambda name, place, layer: 1 - place * (0.1 + 0.05 * layer / LAYERS),
     untrained=lambda name, place, layer: 1 - 0.8 * place,
     clean=lambda layer: 7.5 - 0.35 * layer,
+    shared=0.0,
 ):
-    """Counts by class, layer and level: `share(perturbation, place of the level from 0 to 1, layer)` of the clean ones."""
+    """Counts by class, layer and level: `share(perturbation, place of the level from 0 to 1, layer)` of the clean ones.
+
+    Of an untrained network's, a share `shared` is another class's as well.
+    """
     tables = []
     for name, levels in (("gaussian_blur", BLURS), ("occlusion", PERCENTS)):
         places = dict(zip(levels, ramp(0, 1, len(levels)), strict=True))
@@ -115,6 +125,7 @@ def features(
             table = pd.MultiIndex.from_product(axes.values(), names=axes).to_frame(index=False)
             noise = 1 + np.random.default_rng(0).normal(0, 0.02, CLASSES)[table["class"]]
             table["clean_count"] = table["layer"].map(start) * noise
+            table["shared_count"] = (shared if model == RANDOM else 0) * table["clean_count"]
             kept = [of(name, places[level], layer) for level, layer in table[["level", "layer"]].to_numpy(object)]
             tables.append(table.assign(model=model, retained_count=table["clean_count"] * kept))
     return pd.concat(tables, ignore_index=True)

@@ -23,20 +23,26 @@ def cosine(first: np.ndarray, second: np.ndarray) -> np.ndarray:
 
 
 def alignment(embeddings: ByLevel, predictions: ByLevel, sets: Sets, clean: Hashable = "clean") -> pd.DataFrame:
-    """How each image's embedding moved (Eq. 1): model, level, image, cosine, norms, correct.
+    """How each image's embedding moved (Eq. 1): model, level, image, cosine, others, norms, correct.
 
     `embeddings` (images, D) by model and level, of the images in `sets`, are compared with those of the level `clean`; the
-    `norm_difference` is the size of ‖z_pert‖ - ‖z_clean‖, and `relative_norm_difference` its share of ‖z_clean‖.
+    `norm_difference` is the size of ‖z_pert‖ - ‖z_clean‖, and `relative_norm_difference` its share of ‖z_clean‖. What they are
+    to be held against: `others`, the mean cosine of the image's clean embedding with those of other images, and
+    `norm_deviation`, the size of ‖z_clean‖ / mean - 1. Both are missing (NaN) for a single image.
     """
     parts = []
     for model, levels in embeddings.items():
         start = levels[clean]  # [image, feature]
         norms = np.linalg.norm(start, axis=-1)
+        several = len(norms) > 1
+        unit = np.asarray(start, np.float64) / lengths(start)[:, None]
+        others = (unit @ unit.sum(axis=0) - 1) / (len(unit) - 1) if several else np.nan
         for level, moved in levels.items():
             part = pd.DataFrame({"model": model, "level": level, "image": sets[model].ids})
             part["cosine"] = cosine(start, moved)
             part["norm_difference"] = np.abs(np.linalg.norm(moved, axis=-1) - norms)
             part["relative_norm_difference"] = part["norm_difference"] / norms
+            part["others"], part["norm_deviation"] = others, np.abs(norms / norms.mean() - 1) if several else np.nan
             parts.append(part.assign(correct=predictions[model][level] == sets[model].labels))
     return pd.concat(parts, ignore_index=True)
 

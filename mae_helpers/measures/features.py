@@ -57,16 +57,26 @@ def retained(clean: np.ndarray, perturbed: np.ndarray, share: float) -> tuple[np
 def feature_table(
     clean: np.ndarray, levels: Mapping[object, np.ndarray], classes: np.ndarray, share: float
 ) -> pd.DataFrame:
-    """Counts of every level, class, layer and head: level, class, layer, head, clean_count, retained_count.
+    """Counts of every level, class, layer and head: level, class, layer, head, clean_count, retained_count, shared_count.
 
     `clean` and each of `levels` are active features (images, layers, heads, d_h), `classes` (images,) their classes.
+    `shared_count` says how many of a class's common features are another class's as well, mean over these; NaN for one class.
     """
     layer, head = (index.ravel() + 1 for index in np.indices(clean.shape[1:3]))
+    names = list(dict.fromkeys(classes.tolist()))
+    among = np.stack([common(clean[classes == name], share) for name in names])  # [class, layer, head, feature]
+    shared = [
+        (among[place] & np.delete(among, place, axis=0)).sum(-1).mean(0)
+        if len(names) > 1
+        else np.full(clean.shape[1:3], np.nan)
+        for place in range(len(names))
+    ]  # each [layer, head]
     parts = []
     for level, perturbed in levels.items():
-        for name in dict.fromkeys(classes.tolist()):
+        for name, alike in zip(names, shared, strict=True):
             before, after = retained(clean[classes == name], perturbed[classes == name], share)  # [layer, head]
             counts = {"layer": layer, "head": head, "clean_count": before.ravel(), "retained_count": after.ravel()}
+            counts |= {"shared_count": alike.ravel()}
             parts.append(pd.DataFrame(counts).assign(**{"level": level, "class": name}))
     return pd.concat(parts, ignore_index=True)
 

@@ -39,8 +39,8 @@ COLUMNS = {
         "table2_imagenet_c": "model source group corruption severity images top1_percent top1_low top1_high right",
         "distribution_shift": "model dataset images top1_percent class_mean_percent subset_top1_percent",
         "table3_cosine": "model perturbation level images mean_cosine cosine_correct cosine_wrong norm_difference",
-        "table3_images": "model perturbation level image cosine norm_difference correct",
-        "fig6_fig7_features": "model perturbation level class layer head clean_count retained_count",
+        "table3_images": "model perturbation level image cosine norm_difference correct others norm_deviation",
+        "fig6_fig7_features": "model perturbation level class layer head clean_count retained_count shared_count",
         "fig6_fig7_comparison": "perturbation level class layer head clean_count retained_count "
         "released_clean_count released_retained_count",
         "fig8_feature_drop": "model perturbation level mean_drop low high",
