@@ -51,6 +51,8 @@ def test_alignment_by_hand():
     assert table["norm_difference"].tolist() == pytest.approx([0, 0, 1, 5, 0, 0, 4, 2 - 2**0.5])
     assert table["relative_norm_difference"].tolist() == pytest.approx([0, 0, 1, 1, 0, 0, 4, 1 - 0.5**0.5])
     assert table["correct"].tolist() == [True, True, False, True, False, False, True, True]
+    assert table["others"].tolist() == pytest.approx([0.6] * 4 + [0] * 4)  # of (1, 0) and (3, 4); of (0, 1) and (2, 0)
+    assert table["norm_deviation"].tolist() == pytest.approx([2 / 3] * 4 + [1 / 3] * 4)  # of 1 and 5; of 1 and 2
     turned = alignment(EMBEDDINGS, PREDICTIONS, seen(EMBEDDINGS, LABELS), clean=10)
     assert turned["cosine"].tolist() == pytest.approx([0, 1, 1, 1, 0.8, 0.5**0.5, 1, 1])
 

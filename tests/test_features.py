@@ -159,6 +159,15 @@ def test_feature_table_agrees_with_a_plain_loop(share):
         assert found == loop(clean, images, share)
 
 
+def test_shared_features_by_hand():
+    """Features 0, 1 are common to a, features 1, 2 to b, and 3 alone to c: a and b share one with one of two others."""
+    clean = np.array([[[[1, 1, 0, 0]]], [[[0, 1, 1, 0]]], [[[0, 0, 0, 1]]]], bool)
+    table = feature_table(clean, {"clean": clean}, np.array(["a", "b", "c"]), 1)
+    assert table["shared_count"].tolist() == [0.5, 0.5, 0]
+    alone = feature_table(clean[:1], {"clean": clean[:1]}, np.array(["a"]), 1)
+    assert np.isnan(alone["shared_count"]).all()
+
+
 def test_identical_features_are_all_retained():
     clean, _ = clean_and_perturbed()
     table = feature_table(clean, {"I": clean}, CLASSES, 0.5)

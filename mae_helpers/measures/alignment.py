@@ -26,9 +26,9 @@ def alignment(embeddings: ByLevel, predictions: ByLevel, sets: Sets, clean: Hash
     """How each image's embedding moved (Eq. 1): model, level, image, cosine, others, norms, correct.
 
     `embeddings` (images, D) by model and level, of the images in `sets`, are compared with those of the level `clean`; the
-    `norm_difference` is the size of ‖z_pert‖ - ‖z_clean‖, and `relative_norm_difference` its share of ‖z_clean‖. What they are
-    to be held against: `others`, the mean cosine of the image's clean embedding with those of other images, and
-    `norm_deviation`, the size of ‖z_clean‖ / mean - 1. Both are missing (NaN) for a single image.
+    `norm_difference` is the size of ‖z_pert‖ - ‖z_clean‖, and `relative_norm_difference` its share of ‖z_clean‖. Beside
+    them stands what other images are like: `others`, the mean cosine of the image's clean embedding with theirs, and
+    `norm_deviation`, the size of ‖z_clean‖ / mean - 1; both are missing (NaN) for a single image.
     """
     parts = []
     for model, levels in embeddings.items():
