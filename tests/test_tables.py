@@ -39,6 +39,23 @@ def test_a_table_is_written_in_the_published_order_and_read_back(tmp_path):
         pd.testing.assert_frame_equal(found, given[[*results.COLUMNS[NAME], "draw"]])
 
 
+def test_a_table_of_an_earlier_version_is_refused(tmp_path):
+    path = results.save_table(table(), NAME, tmp_path, MADE_FROM)
+    path.write_text("model,image,mask\nmae,a,1\n")
+    with pytest.raises(ValueError, match=r"without the columns \['norm', 'cosine_to_mean'\].*run its chapter again"):
+        results.read_table(NAME, tmp_path)
+
+
+def test_a_column_of_names_and_numbers_has_one_type_however_long_the_table(tmp_path):
+    levels = ["clean", *"I II III".split(), *map(str, range(0, 100, 10))]
+    rows = pd.DataFrame(
+        {"model": "mae", "perturbation": "blur", "level": [one for one in levels for _ in range(20_000)]}
+    )
+    rows = rows.assign(**dict.fromkeys(["mean_drop", "low", "high"], 1.0))
+    results.save_table(rows, "fig8_feature_drop", tmp_path, MADE_FROM)
+    assert results.read_table("fig8_feature_drop", tmp_path)["level"].map(type).unique().tolist() == [str]
+
+
 def test_classes_keep_their_names_whatever_these_look_like(tmp_path):
     given = pd.DataFrame({"class": ["NA", "None", "nan", "007"], "model": "mae", "top1_percent": [1.5, None, 2.0, 0.0]})
     results.save_table(given, "demo_accuracy", tmp_path, MADE_FROM)

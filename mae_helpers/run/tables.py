@@ -154,8 +154,11 @@ def read_table(name: str, where: Path, made_from: dict[str, str] | None = None) 
                 "run the chapter that writes it again, or choose another results folder"
             )
     columns = pd.read_csv(BytesIO(content), nrows=0).columns
+    if missing := [column for column in COLUMNS.get(name, []) if column not in columns]:
+        raise ValueError(f"{path}: without the columns {missing}, of an earlier version; run its chapter again")
     empty = {column: ["", "nan", "NaN"] for column in columns if column not in NAMES}
-    return pd.read_csv(BytesIO(content), dtype=dict.fromkeys(NAMES, str), keep_default_na=False, na_values=empty)
+    options = {"dtype": dict.fromkeys(NAMES, str), "keep_default_na": False, "na_values": empty}
+    return pd.read_csv(BytesIO(content), low_memory=False, **options)  # a column has one type, however long
 
 
 def git_commit() -> str:
