@@ -47,7 +47,7 @@ def test_a_table_of_an_earlier_version_is_refused(tmp_path):
 
 
 def test_a_column_of_names_and_numbers_has_one_type_however_long_the_table(tmp_path):
-    levels = ["clean", *"I II III".split(), *map(str, range(0, 100, 10))]
+    levels = ["clean", *["I", "II", "III"], *map(str, range(0, 100, 10))]
     rows = pd.DataFrame(
         {"model": "mae", "perturbation": "blur", "level": [one for one in levels for _ in range(20_000)]}
     )
