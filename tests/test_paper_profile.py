@@ -155,7 +155,8 @@ def test_the_comparison_shows_differences_with_intervals_and_nothing_grey(paper,
 def test_the_scorecard_tests_every_claim(paper):
     card = read(paper, "scorecard").set_index("claim")
     untested = card[card["verdict"] == "not tested here"]
-    assert untested.empty, untested["note"].to_dict()
+    assert set(untested["id"]) == {"singular_values_grow"}, untested["note"].to_dict()
+    assert "not defined" in untested["note"].item(), "two images of a class have no smallest value above 0"
     assert card["by_the_paper"].isin(["", *VERDICTS[:4]]).all()
 
 

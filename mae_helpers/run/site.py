@@ -19,7 +19,6 @@ import yaml
 
 from mae_helpers.profile.settings import ROOT, Profile
 from mae_helpers.run import notebooks
-from mae_helpers.run.tables import commit
 
 FOLDER = "downloads"  # beside the notebooks' folder of the staged book
 SVG = "image/svg+xml"
@@ -109,6 +108,8 @@ def to_download(notebook: dict, address: str | None) -> dict:
 
 def sources(profile: Profile, executed: Path, tables: Path, root: Path = ROOT) -> dict[Path, bytes]:
     """The files that Jupyter Book builds from, by their places: settings, prose, executed notebooks, downloads."""
+    from mae_helpers.run.tables import commit  # brings torch
+
     settings, about = (yaml.safe_load((root / name).read_text()) for name in ("_config.yml", "CITATION.cff"))
     settings |= {"title": about["title"], "author": ", ".join(names(about))}
     settings.setdefault("html", {})["announcement"] = banner(profile)
