@@ -298,6 +298,7 @@ JUDGED = {  # by claim: tables, and the verdict that they deserve
         (losing("gaussian_blur", 0.9), N),
         (losing("gaussian_blur", 0.2, untrained=lambda *_: 0.99), N),
         (losing("gaussian_blur", 0.2, untrained=lambda *_: 0.9, shared=0.9), S),  # what it keeps, all classes have
+        (losing("gaussian_blur", 0.2, untrained=lambda *_: 0.9, shared=1.0), S),  # and nothing else
     ],
     "occlusion_features": [
         (losing("occlusion", 0.4), S),

@@ -29,6 +29,7 @@ from mae_helpers.verdicts.rules_classifier import GUIDED, slopes
 BLUR, OCCLUSION = "gaussian_blur", "occlusion"
 LEVELS = {BLUR: ("I", "IV", "VIII", "IX", "X"), OCCLUSION: (0, 30, 50, 60, 90)}  # that rules read
 AT_MOST = 2 / 3  # of what changes in an untrained network
+NOTHING = 1e-6  # what images or classes differ by at the least, where changes are shares of that
 
 
 def by_level(images: pd.DataFrame, perturbation: str, value: str, model: str = CLASSIFIER) -> pd.DataFrame:
@@ -41,7 +42,7 @@ def _way(images: pd.DataFrame, perturbation: str, model: str) -> pd.DataFrame:
     """By level, how far embeddings turn on the way to those of other images: mean 1 - cosine over mean 1 - others."""
     images = images.assign(turned=1 - images["cosine"], apart=1 - images["others"])
     turned, apart = (by_level(images, perturbation, value, model) for value in ("turned", "apart"))
-    return turned / apart
+    return turned / apart.clip(lower=NOTHING)
 
 
 def _stays(images: pd.DataFrame, perturbation: str, first: object, last: object, bound: float) -> bool | None:
@@ -124,7 +125,7 @@ def norms_hold(images: pd.DataFrame) -> Finding:
         return by_level(images, kind, "relative_norm_difference", model).drop(["clean", 0], errors="ignore").median()
 
     def way(kind: str, model: str) -> pd.Series:
-        return change(kind, model) / by_level(images, kind, "norm_deviation", model).iloc[0]
+        return change(kind, model) / by_level(images, kind, "norm_deviation", model).iloc[0].clip(lower=NOTHING)
 
     found = [Estimate.of(change(kind)) for kind in (BLUR, OCCLUSION)]
     less = [
@@ -157,7 +158,7 @@ def _keeps_more(features: pd.DataFrame, perturbation: str, first: object, last: 
         clean = rows[rows["level"] == rows["level"].iloc[0]]
         other = over(clean, "class", "shared_count", "level", model=model).iloc[0]
         counts = retained(features, perturbation, model)
-        return (counts.loc[first:last].min() - counts.loc["clean"]) / (counts.loc["clean"] - other)
+        return (counts.loc[first:last].min() - counts.loc["clean"]) / (counts.loc["clean"] - other).clip(lower=NOTHING)
 
     return beats(features, kept, AT_MOST, CLASSIFIER)
 
