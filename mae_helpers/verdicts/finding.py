@@ -63,10 +63,6 @@ class Estimate:
         up = np.hypot(self.high - self.value, other.value - other.low)
         return Estimate(value, float(value - down), float(value + up))
 
-    def times(self, factor: float) -> "Estimate":
-        """The estimate of a positive multiple."""
-        return Estimate(factor * self.value, factor * self.low, factor * self.high)
-
     def __format__(self, style: str) -> str:
         if self.low == self.high:
             return format(self.value, style)
@@ -138,6 +134,14 @@ def resample(values: pd.DataFrame, made_up: np.ndarray | None = None) -> pd.Data
     whole = values.to_numpy(float) if made_up is None else np.vstack([values, made_up])
     means = _weights(len(whole)) @ whole  # [resample, condition]
     return pd.DataFrame(np.vstack([observed, means]).T, index=values.columns)
+
+
+def redrawn(values: pd.DataFrame, statistic: Callable[..., np.ndarray]) -> pd.DataFrame:
+    """As `resample`, for another statistic(values, axis=...) than the mean, such as the median."""
+    units = values.to_numpy()
+    rows = np.random.default_rng(0).integers(0, len(units), (RESAMPLES if len(units) > 1 else 0, len(units)))
+    both = [statistic(units, axis=0)[None], statistic(units[rows], axis=1)]  # [resample, condition]
+    return pd.DataFrame(np.vstack(both).T, index=values.columns)
 
 
 def accuracies(

@@ -55,7 +55,7 @@ def blur_severity(table1: pd.DataFrame) -> Finding:
 
 
 def _occlusion_keeps(fig5: pd.DataFrame, percent: int, full: float, partly: float) -> Finding:
-    top1 = accuracies(fig5, **GUIDED, model=CLASSIFIER)
+    top1 = accuracies(fig5, **GUIDED)
     share = Estimate.of(kept(needed(top1, percent), chance(fig5)).loc[percent])
     words = f"{top1[0][percent]:.1f} %, {top1[0]['clean']:.1f} % clean: {share:.0%} kept"
     published = paper("fig5_occlusion", "top1_percent", occlusion_percent=percent)

@@ -3,6 +3,8 @@
 The rules know no profile: pixels are compared as shares of what uniform attention gives.
 """
 
+from functools import partial
+
 import numpy as np
 import pandas as pd
 
@@ -17,6 +19,7 @@ from mae_helpers.verdicts.finding import (
     every,
     needed,
     over,
+    redrawn,
     resample,
     select,
     spearman,
@@ -95,7 +98,8 @@ def attention_is_global(table: pd.DataFrame, images: str = "first") -> Finding:
 def vit_starts_local(table: pd.DataFrame) -> Finding:
     """Fig. 3 left: the most local tenth of the heads in the first quarter of the layers, ViT and MAE."""
     early = table[table["layer"] <= max(1, table["layer"].max() // 4)]
-    vit, mae = (_quantile(_shares(early, model)["share"].to_numpy(), 0.1) for model in (BESIDE, ENCODER))
+    tenths = (redrawn(_shares(early, model)[["share"]], partial(np.quantile, q=0.1)) for model in (BESIDE, ENCODER))
+    vit, mae = (Estimate.of(tenth.loc["share"]) for tenth in tenths)
     words = f"most local tenth of early heads: [beside] {vit:.0%}, [encoder] {mae:.0%} of uniform attention's distance"
     return Finding(words, every(vit.below(0.5), mae.above(0.5)), (mae - vit).above(0.1))
 
@@ -114,21 +118,12 @@ def vit_expands(table: pd.DataFrame) -> Finding:
     return Finding(words, every(grows, spearman(means) >= 0.8), grows)
 
 
-def _quantile(values: np.ndarray, at: float) -> Estimate:
-    """A quantile of values (n,) and its 95 % percentile bootstrap."""
-    drawn = np.random.default_rng(0).integers(0, len(values), (1000, len(values)))
-    return Estimate.of(pd.Series([np.quantile(values, at), *np.quantile(values[drawn], at, axis=1)]))
-
-
 def _angles(table: pd.DataFrame, model: str, control: str = "between_classes") -> pd.DataFrame:
     """Medians of theta_1 over pairs by layer, for the `main` choice of k and centring; pairs are drawn anew."""
     rows = select(table, model, main=True, control=control).assign(
         pair=lambda rows: rows["class_a"].astype(str) + " / " + rows["class_b"].astype(str)
     )
-    wide = rows.pivot_table(index="pair", columns="layer", values="theta1_deg")
-    drawn = np.random.default_rng(0).integers(0, len(wide), (1000, len(wide)))
-    medians = np.median(wide.to_numpy()[drawn], axis=1) if len(wide) > 1 else np.empty((0, wide.shape[1]))
-    return pd.DataFrame(np.vstack([wide.median(), medians]).T, index=wide.columns)
+    return redrawn(rows.pivot_table(index="pair", columns="layer", values="theta1_deg"), np.median)
 
 
 def angles_grow(table: pd.DataFrame) -> Finding:
