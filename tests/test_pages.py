@@ -9,7 +9,7 @@ import yaml
 from nbformat import v4
 
 from mae_helpers.profile.settings import ROOT
-from mae_helpers.run import notebooks, site
+from mae_helpers.run import findings, notebooks, site
 
 DRAWING = '<svg xmlns="http://www.w3.org/2000/svg"/>'
 
@@ -60,6 +60,63 @@ def test_the_cell_below_is_the_caption_and_goes_with_what_it_captions(tables):
     assert links["source"].startswith("{.downloads}")
     assert "caption" not in second["metadata"]["mystnb"]["figure"]
     assert text["source"] == "**Fig.** 1"
+
+
+SEEN = """---
+place: below Fig. 1.1
+let:
+  mean: a.query('a > 0')['a'].mean()
+  spread: max(a['a']) - min(a['a'])
+holds:
+- mean < 2.5
+- spread > 0 or mean == 1
+---
+On average {mean:.1f}.
+"""
+
+
+def said(root, tables, text=SEEN, profile="mine"):
+    """What stands below the figures, and what is left out, of one finding in a repository of its own."""
+    (root / findings.FOLDER / "mine").mkdir(parents=True, exist_ok=True)
+    (root / findings.FOLDER / "mine" / "one.md").write_text(text)
+    texts, parted = findings.findings(profile, tables, root)
+    return texts, [path.name for path in parted]
+
+
+def test_a_finding_stands_on_its_own_profile_while_the_tables_bear_it_out(tables, tmp_path):
+    assert said(tmp_path, tables) == ({"below Fig. 1.1": ["On average 1.0."]}, [])
+    assert said(tmp_path, tables, profile="demo") == ({}, [])
+    (tables / "a.csv").write_text("a\n2\n4\n")
+    assert said(tmp_path, tables) == ({}, ["one.md"])
+    (tables / "a.csv").unlink()
+    assert said(tmp_path, tables) == ({}, ["one.md"])
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "complaint"),
+    [
+        ("a.query", "a.ask", "has no attribute 'ask'"),
+        ("{mean:.1f}", "{men:.1f}", "men"),
+        ("---\nOn", "On", "not enough values"),
+    ],
+)
+def test_a_finding_with_a_mistake_is_an_error_that_names_it(tables, tmp_path, before, after, complaint):
+    with pytest.raises(notebooks.NotebookError, match=rf"(?s)one\.md.*({complaint})"):
+        said(tmp_path, tables, SEEN.replace(before, after, 1))
+
+
+def test_a_finding_stands_above_its_figure_or_below_the_links(tables):
+    cells = (
+        drawn("fig-one", "a.csv"),
+        v4.new_markdown_cell("**Fig. 1.1.** What it shows."),
+        v4.new_markdown_cell("next"),
+    )
+    nbformat.write(v4.new_notebook(cells=list(cells)), tables / "01.ipynb")
+    texts = {"above Fig. 1.1": ["First."], "below Fig. 1.1": ["Much.", "More."], "below Fig. 1.2": ["Less."]}
+    page, _ = site.page(notebooks.read(tables / "01.ipynb"), tables, texts)
+    nbformat.validate(nbformat.reads(notebooks.written(page), 4))
+    lines = [cell["source"].split("\n")[-2:][0] for cell in page["cells"]]
+    assert lines == ["First.", "draw()", "{.downloads}", "Much.", "More.", "next"]
 
 
 def test_a_table_has_no_drawing_and_a_cell_that_showed_nothing_no_links(tables):

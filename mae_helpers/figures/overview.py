@@ -67,7 +67,8 @@ def overview(tables: Mapping[str, pd.DataFrame], study: Mapping[str, str]) -> Fi
 
     `study` has the encoder and the classifier that some panels show alone.
     """
-    figure, axes = panels(len(PANELS), 3, 3.3)
+    figure, axes = panels(len(PANELS), 3)
+    figure.set_size_inches(10, 5)
     for letter, ax, (name, (title, draw)) in zip("abcdef", axes, PANELS.items(), strict=True):
         if name in tables:
             draw(tables[name], ax, study)

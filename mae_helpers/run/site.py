@@ -11,16 +11,17 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from html import escape
 from pathlib import Path
+from types import MappingProxyType
 
 import yaml
 
 from mae_helpers.profile.settings import ROOT, Profile
-from mae_helpers.run import notebooks
+from mae_helpers.run import findings, notebooks
 
-FOLDER = "downloads"  # beside the notebooks' folder of the staged book
+DOWNLOADS = "downloads"  # beside the notebooks' folder of the staged book
 SVG = "image/svg+xml"
 CAPTION = re.compile(r"\*\*((?:Fig\.|Table) \d+\.\d+)\.\*\* ")  # how the cell below a figure or table begins
 
@@ -55,22 +56,39 @@ def folded_together(cells: Iterable[dict]) -> list[dict]:
     return kept
 
 
-def page(notebook: dict, tables: Path) -> tuple[dict, dict[Path, bytes]]:
-    """The notebook with captions and links to each figure and table, and the files that these lead to, by their places.
+def without_code(cells: Iterable[dict]) -> None:
+    """Show of folded cells only what they show: the first page begins with findings, not with bars."""
+    for cell in cells:
+        if "hide-input" in notebooks.tags(cell):
+            cell["metadata"] = cell["metadata"] | {"tags": ["remove-input"]}
 
-    `tables` is the run's folder of CSV files. The places count from the staged book's root.
+
+def page(
+    notebook: dict, tables: Path, findings: Mapping[str, list[str]] = MappingProxyType({})
+) -> tuple[dict, dict[Path, bytes]]:
+    """The notebook with captions, links and findings below each figure and table, and the files that the links lead to.
+
+    `tables` is the run's folder of CSV files, `findings` has texts by their places, such as `below Fig. 5.2`. The
+    files' places count from the staged book's root.
     """
     cells, files = folded_together(captioned(notebook["cells"])), {}
     for name, cell, data in notebooks.figures({"cells": list(cells)}):
-        picture = drawing(cell)
+        picture, texts = drawing(cell), {"above": [], "below": []}
         linked = {f"{name}.svg": picture.encode()} if picture else {}
         linked |= {file: (tables / file).read_bytes() for file in data}
         if linked:
-            line = " · ".join(f"{{download}}`{file} <../{FOLDER}/{file}>`" for file in linked)
-            text = f"{{.downloads}}\nDownload: {line}"
-            links = {"cell_type": "markdown", "id": f"{name}-downloads", "metadata": {}, "source": text}
-            cells.insert(cells.index(cell) + 1, links)
-        files |= {Path(FOLDER) / file: content for file, content in linked.items()}
+            line = " · ".join(f"{{download}}`{file} <../{DOWNLOADS}/{file}>`" for file in linked)
+            texts["below"].append(f"{{.downloads}}\nDownload: {line}")
+        number = CAPTION.match(cell["metadata"]["mystnb"]["figure"].get("caption", ""))
+        for where, here in texts.items():
+            said = findings.get(f"{where} {number[1]}", []) if number else []
+            here += [f":::{{admonition}} What this run shows\n{text}\n:::" for text in said]
+            place = cells.index(cell) + (where == "below")
+            cells[place:place] = [
+                {"cell_type": "markdown", "id": f"{name}-{where}-{count}", "metadata": {}, "source": text}
+                for count, text in enumerate(here)
+            ]
+        files |= {Path(DOWNLOADS) / file: content for file, content in linked.items()}
     return notebook | {"cells": cells}, files
 
 
@@ -115,12 +133,19 @@ def sources(profile: Profile, executed: Path, tables: Path, root: Path = ROOT) -
     settings.setdefault("html", {})["announcement"] = banner(profile)
     if not settings["repository"]["url"]:
         settings.pop("launch_buttons", None)  # there is nowhere that they could lead to
-    files = {Path("_config.yml"): yaml.safe_dump(settings).encode(), Path("_toc.yml"): (root / "_toc.yml").read_bytes()}
-    files |= {path.relative_to(root): path.read_bytes() for path in (root / "book").rglob("*") if path.is_file()}
+    menu = (root / "_toc.yml").read_bytes()
+    files = {Path("_config.yml"): yaml.safe_dump(settings).encode(), Path("_toc.yml"): menu}
+    prose = [path for path in (root / "book").rglob("*") if root / findings.FOLDER not in path.parents]
+    files |= {path.relative_to(root): path.read_bytes() for path in prose if path.is_file()}
     about |= {"year": settings["copyright"], "commit": commit(tables)}
     files[Path("book/about.md")] = files.get(Path("book/about.md"), b"") + cited(about).encode()
+    texts, parted = findings.findings(profile.name, tables, root)
+    for path in parted:
+        print(f"{path}: left out, because the tables do not bear it out", file=sys.stderr)
     for path in sorted(executed.glob("[0-9]*.ipynb")):
-        notebook, linked = page(notebooks.read(path), tables)
+        notebook, linked = page(notebooks.read(path), tables, texts)
+        if path.stem == Path(yaml.safe_load(menu)["root"]).stem:
+            without_code(notebook["cells"])
         files |= linked | {Path("notebooks") / path.name: notebooks.written(notebook).encode()}
     return files
 
