@@ -4,8 +4,10 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import CLASSES
+import yaml
+from conftest import CLASSES, HEADS, make_vit
 from PIL import Image
+from safetensors.torch import save_file
 
 from mae_helpers.figures.separability import tsne_by_layer
 from mae_helpers.measures.separability import embed_layers
@@ -49,6 +51,25 @@ def test_a_chapter_shows_what_can_be_shown(tiny_profile, tmp_path, monkeypatch, 
         return
     run(chapter, **given)
     assert list((tmp_path / "results").rglob("*.csv"))
+
+
+@pytest.mark.parametrize("depth", [1, 2])
+def test_a_model_of_few_layers_goes_through_every_chapter(tiny_profile, tmp_path, monkeypatch, depth):
+    monkeypatch.setattr(plt, "show", lambda: plt.close("all"))
+    path = tiny_profile()
+    models = yaml.safe_load(path.read_text())["models"]
+    for seed, (name, model) in enumerate(models.items()):
+        model["arguments"]["depth"] = depth
+        head = HEADS[name] | {"depth": depth}
+        save_file(make_vit(seed, **head).state_dict(), tmp_path / model["checkpoint"])
+    path.write_text(yaml.safe_dump(yaml.safe_load(path.read_text()) | {"models": models}))
+    given = SMALL | {"profile": str(path), "device": "cpu", "results_folder": str(tmp_path / "results")}
+    for chapter in ("01", "02", "03", "04", "05", "06", "08", "09", "14", "10", "00"):
+        run(chapter, **given | {"images_per_class": 4, "perplexity": 3, "class_count": 3})
+    card = pd.read_csv(next((tmp_path / "results").rglob("scorecard.csv")), keep_default_na=False)
+    untested = card[card["verdict"] == "not tested here"]
+    assert len(untested) < len(card)
+    assert all(untested["note"]), "says why"
 
 
 @pytest.mark.parametrize("points", [np.ones((6, 2, 3)), np.eye(3)[:, None].repeat(2, 1)], ids=["equal", "three"])

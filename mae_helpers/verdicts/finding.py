@@ -1,6 +1,6 @@
 """What a rule returns, and what rules share: rows of a table, resampled means, 95 % intervals, and verdicts from them."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
@@ -100,6 +100,14 @@ def select(table: pd.DataFrame, model: str = CLASSIFIER, **columns: object) -> p
         words = f"{clean:.1f} % on clean images (95 % interval from {low:.1f} %), where chance gives {chance:.1f} %"
         raise NotTestedError(f"this run's classifier is not above chance: {words}")
     return table
+
+
+def depth(layers: Iterable[int], fewest: int) -> int:
+    """The number of layers that a table has; NotTestedError where it is below the `fewest` that a claim speaks of."""
+    last = int(max(layers))
+    if last < fewest:
+        raise NotTestedError(f"the claim is about depth and takes {fewest} layers or more; this model has {last}")
+    return last
 
 
 def needed(values: pd.DataFrame | pd.Series, *labels: object) -> pd.DataFrame | pd.Series:

@@ -14,6 +14,7 @@ from mae_helpers.verdicts.finding import (
     NotTestedError,
     accuracies,
     beats,
+    depth,
     every,
     needed,
     over,
@@ -183,7 +184,7 @@ def occlusion_features(features: pd.DataFrame) -> Finding:
 
 def _thirds(features: pd.DataFrame, perturbation: str, model: str = CLASSIFIER) -> tuple[pd.DataFrame, pd.DataFrame]:
     """`retained` in the first and in the last third of the layers, resampled alike."""
-    last = features["layer"].max()
+    last = depth(features["layer"], 3)
     first = retained(features[features["layer"] <= last / 3], perturbation, model)
     return first, retained(features[features["layer"] > last - last / 3], perturbation, model)
 

@@ -16,6 +16,7 @@ from mae_helpers.verdicts.finding import (
     Finding,
     NotTestedError,
     beats,
+    depth,
     every,
     needed,
     over,
@@ -42,7 +43,7 @@ def classes_separate(table: pd.DataFrame, token: str) -> Finding:
         knn = _estimates(table, "knn", model=model, token=token)
         if not np.isfinite(knn["value"]).all():
             raise NotTestedError("this run has no votes of neighbours: two images or more of each class are needed")
-        means = knn.groupby((knn.index - 1) // (knn.index.max() / 3)).mean()
+        means = knn.groupby((knn.index - 1) // (depth(knn.index, 3) / 3)).mean()
         thirds[model] = [Estimate(*row) for row in means.itertuples(index=False)]
     (first, middle, last), (random_first, *_, random_last) = thirds[ENCODER], thirds[CONTROL]
     rise, control = last - first, random_last - random_first
@@ -97,7 +98,7 @@ def attention_is_global(table: pd.DataFrame, images: str = "first") -> Finding:
 
 def vit_starts_local(table: pd.DataFrame) -> Finding:
     """Fig. 3 left: the most local tenth of the heads in the first quarter of the layers, ViT and MAE."""
-    early = table[table["layer"] <= max(1, table["layer"].max() // 4)]
+    early = table[table["layer"] <= depth(table["layer"], 4) // 4]
     tenths = (redrawn(_shares(early, model)[["share"]], partial(np.quantile, q=0.1)) for model in (BESIDE, ENCODER))
     vit, mae = (Estimate.of(tenth.loc["share"]) for tenth in tenths)
     words = f"most local tenth of early heads: [beside] {vit:.0%}, [encoder] {mae:.0%} of uniform attention's distance"
@@ -107,7 +108,7 @@ def vit_starts_local(table: pd.DataFrame) -> Finding:
 def vit_expands(table: pd.DataFrame) -> Finding:
     """Sec. IV-A1, "while deeper layers gradually incorporate more global context": the supervised ViT's heads by depth."""
     shares = _shares(table, BESIDE)
-    last, means = shares["layer"].max(), shares.groupby("layer")["share"].mean()
+    last, means = depth(shares["layer"], 3), shares.groupby("layer")["share"].mean()
     ends = shares[shares["layer"] <= last / 3], shares[shares["layer"] > last - last / 3]
     first, deep = (Estimate.of(resample(part[["share"]]).loc["share"]) for part in ends)
     words = (
@@ -133,6 +134,7 @@ def angles_grow(table: pd.DataFrame) -> Finding:
         medians = _angles(table, model)
         return medians.iloc[-1] - medians.iloc[0]
 
+    depth(table["layer"], 2)
     rows = select(table, ENCODER, main=True, control="between_classes").groupby("layer")["theta1_deg"]
     width, median = rows.quantile(0.75) - rows.quantile(0.25), rows.median()
     words = f"median {median.iloc[0]:.1f} to {median.iloc[-1]:.1f} degrees, rise {Estimate.of(rise(ENCODER)):.1f} "
@@ -161,6 +163,7 @@ def angles_are_about_classes(table: pd.DataFrame) -> Finding:
 
 def singular_values_grow(table: pd.DataFrame) -> Finding:
     """Sec. IV-A2: the largest singular value, and the smallest as in the released code, mean over classes."""
+    depth(table["layer"], 2)
     truths, words = [], []
     for index, name in ((1, "largest"), (select(table, ENCODER)["index"].max(), "smallest")):
         rows = table[table["index"] == index]
