@@ -77,7 +77,7 @@ class Run:
         results: str | None,
         scheduler: int | str | None = None,
     ):
-        self.profile, self.device, self.paths = profile, device, notebooks.find(names)
+        self.profile, self.device, self.paths = profile, device, notebooks.find(names, profile=profile.name)
         folder = str(Path(results).resolve()) if results else None
         own = {"profile": reference(profile), "device": device, "results_folder": folder}
         own |= {"scheduler": scheduler} if scheduler is not None else {}
@@ -163,7 +163,7 @@ class Run:
 
 def build_book(run: Run, out: Path, required: bool) -> bool:
     """Build the site if every chapter has a whole copy on this profile; returns False where one is missing."""
-    names = [run.executed / path.name for path in notebooks.find([])]
+    names = [run.executed / path.name for path in notebooks.find([], profile=run.profile.name)]
     complaints = [text for path in names if (text := notebooks.complaint(path, run.profile.name, run.tables))]
     if complaints:
         print(f"no book was built: {'; '.join(complaints)}", file=sys.stderr)

@@ -57,10 +57,14 @@ def tags(*cells: dict) -> set[str]:
     return {tag for cell in cells for tag in cell["metadata"].get("tags", [])}
 
 
-def find(names: list[str], folder: Path = NOTEBOOKS) -> list[Path]:
-    """The chapters called by number (`03`), by stem or by path, in order; all where no name is given."""
+def find(names: list[str], folder: Path = NOTEBOOKS, profile: str | None = None) -> list[Path]:
+    """The chapters called by number (`03`), by stem or by path, in order; all where no name is given.
+
+    All of a `profile` are those without the chapters that are about another one, as their metadata say.
+    """
     known = sorted(folder.glob("[0-9]*.ipynb"))
-    chosen = {*known} if not names else set()
+    about = {path: read(path)["metadata"].get(MARK, {}).get("about", profile) for path in ([] if names else known)}
+    chosen = {path for path in about if profile in (None, about[path])}
     for name in names:
         stem = Path(name).stem
         called = [path for path in known if path.stem == stem or path.stem.split("_")[0] == stem.zfill(2)]

@@ -133,8 +133,12 @@ def sources(profile: Profile, executed: Path, tables: Path, root: Path = ROOT) -
     settings.setdefault("html", {})["announcement"] = banner(profile)
     if not settings["repository"]["url"]:
         settings.pop("launch_buttons", None)  # there is nowhere that they could lead to
-    menu = (root / "_toc.yml").read_bytes()
-    files = {Path("_config.yml"): yaml.safe_dump(settings).encode(), Path("_toc.yml"): menu}
+    toc = yaml.safe_load((root / "_toc.yml").read_text())
+    ours = {path.stem for path in notebooks.find([], profile=profile.name)}
+    for part in toc.get("parts", []):
+        places = [Path(chapter["file"]) for chapter in part["chapters"]]
+        part["chapters"] = [{"file": str(place)} for place in places if place.parts[0] == "book" or place.stem in ours]
+    files = {Path("_config.yml"): yaml.safe_dump(settings).encode(), Path("_toc.yml"): yaml.safe_dump(toc).encode()}
     prose = [path for path in (root / "book").rglob("*") if root / findings.FOLDER not in path.parents]
     files |= {path.relative_to(root): path.read_bytes() for path in prose if path.is_file()}
     about |= {"year": settings["copyright"], "commit": commit(tables)}
@@ -142,9 +146,9 @@ def sources(profile: Profile, executed: Path, tables: Path, root: Path = ROOT) -
     texts, parted = findings.findings(profile.name, tables, root)
     for path in parted:
         print(f"{path}: left out, because the tables do not bear it out", file=sys.stderr)
-    for path in sorted(executed.glob("[0-9]*.ipynb")):
+    for path in sorted(path for path in executed.glob("[0-9]*.ipynb") if path.stem in ours):
         notebook, linked = page(notebooks.read(path), tables, texts)
-        if path.stem == Path(yaml.safe_load(menu)["root"]).stem:
+        if path.stem == Path(toc["root"]).stem:
             without_code(notebook["cells"])
         files |= linked | {Path("notebooks") / path.name: notebooks.written(notebook).encode()}
     return files

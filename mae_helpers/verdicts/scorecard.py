@@ -93,7 +93,8 @@ def scorecard(read: Callable[[str], pd.DataFrame], study: Mapping[str, str] = US
             row = judge(name, *map(read, entry["tables"]), study=study)
         except FileNotFoundError:
             row = _row(name, verdict=NOT_TESTED, note=f"this run has no table {' or '.join(entry['tables'])}")
-        rows.append(row | {"section": entry["section"], "figure": entry["figure"], "id": name})
+        figure = "" if row["verdict"] == NOT_TESTED else entry["figure"]  # which this run may lack, too
+        rows.append(row | {"section": entry["section"], "figure": figure, "id": name})
     return pd.DataFrame(rows)
 
 
