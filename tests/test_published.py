@@ -206,7 +206,13 @@ def test_heads_that_the_release_lacks_have_no_released_counts(layers, heads):
     assert first["retained_count"] == pytest.approx(table.loc[table["level"] == "I", "retained_count"].mean())
     assert first["heads"] == other["heads"] == layers * heads
     assert not np.isnan(first["retained_count_difference"])
-    missing = ("retained_count_paper", "retained_count_difference", "within_one_percent", "rank_correlation")
+    missing = (
+        "retained_count_paper",
+        "retained_percent_paper",
+        "retained_count_difference",
+        "within_one_percent",
+        "rank_correlation",
+    )
     assert np.isnan([other[name] for name in missing]).all()
 
 
@@ -221,6 +227,12 @@ def agreement(counts, seed=0):
 def test_a_run_that_counts_what_the_release_counts_agrees_wholly():
     row, _ = agreement(lambda released: released)
     assert row["retained_count"] == pytest.approx(row["retained_count_paper"])
+    clean = published("released_head_features").query("perturbation == 'occlusion' and level == '50'")["clean_count"]
+    assert (
+        row["retained_percent"]
+        == row["retained_percent_paper"]
+        == pytest.approx(100 * row["retained_count"] / clean.mean())
+    )
     assert differences(row, "retained_count").tolist() == [0, 0, 0]
     assert row["within_one_percent"] == 100
     assert row["rank_correlation"] == pytest.approx(1)

@@ -10,11 +10,15 @@ from matplotlib.figure import Figure
 from mae_helpers.figures.style import MODEL_COLOURS, class_title, from_zero, image_grid, layer_axis
 
 
-def attention_dots(table: pd.DataFrame, ax: Axes, title: str) -> Axes:
-    """Fig. 3: a dot a head at its mean attention distance, and the distance of uniform attention as a line."""
+def attention_dots(table: pd.DataFrame, ax: Axes, title: str, claimed: Sequence[float]) -> Axes:
+    """Fig. 3: a dot a head at its mean attention distance, that of uniform attention as a line, and the `claimed` shares
+    of it as a band."""
     model, uniform = table["model"].iloc[0], table["uniform_px"].iloc[0]
     ax.scatter(table["layer"], table["distance_px"], s=22, color=MODEL_COLOURS[model], alpha=0.75, linewidth=0)
     ax.axhline(uniform, color="black", lw=1, ls=":", label="uniform attention")
+    ax.axhspan(
+        *(uniform * share for share in claimed), color="black", alpha=0.08, lw=0, label="the paper's range for MAE"
+    )
     ax.legend(loc="lower right")
     ax.set(title=title, ylabel="mean attention distance (px)")
     return layer_axis(from_zero(ax, max(1.12 * uniform, table["distance_px"].max())), table["layer"])

@@ -26,7 +26,8 @@ from mae_helpers.verdicts.finding import (
     spearman,
 )
 
-CLUSTERS_AT, PAPER_DISTANCE_PX, PAPER_UNIFORM_PX = (7, 9), (80, 120), 116.5
+CLUSTERS_AT, PAPER_UNIFORM_PX = (7, 9), 116.5
+GLOBAL = tuple(edge / PAPER_UNIFORM_PX for edge in (80, 120))  # the paper's pixels as shares of uniform attention's
 
 
 def _estimates(table: pd.DataFrame, name: str, **where: object) -> pd.DataFrame:
@@ -87,7 +88,7 @@ def attention_is_global(table: pd.DataFrame, images: str = "first") -> Finding:
         return resample((_shares(table, model, images)[["share"]] - 1).abs()).loc["share"]
 
     share = _shares(table, ENCODER, images)["share"]
-    low, high = (edge / PAPER_UNIFORM_PX for edge in PAPER_DISTANCE_PX)
+    low, high = GLOBAL
     inside = float(share.between(low, high).mean())
     words = f"{inside:.0%} of heads between {low:.0%} and {high:.0%} of uniform attention's distance; "
     words += f"all between {share.min():.0%} and {share.max():.0%}"
