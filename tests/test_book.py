@@ -6,14 +6,16 @@ import itertools
 import json
 import re
 import shutil
+from string import Formatter
 from urllib.parse import unquote, urlparse
 
 import nbformat
 import pytest
+import yaml
 from bs4 import BeautifulSoup
 
 from mae_helpers.profile.settings import ROOT
-from mae_helpers.run import notebooks
+from mae_helpers.run import findings, notebooks
 from mae_helpers.run import site as book
 from mae_helpers.run.notebooks import NotebookError
 
@@ -218,6 +220,19 @@ def test_tables_that_are_not_those_of_the_run_are_refused(tiny_run, tmp_path):
     assert "05_gaussian_blur: table1_blur.csv is not what its run wrote" in notebooks.complaint(path, "demo", tables)
     (tables / "table1_blur.csv").unlink()
     assert notebooks.complaint(path, "demo", tables)
+
+
+def test_every_finding_has_a_place_and_is_held_against_tables_that_a_run_writes(tiny_run):
+    captions = "".join(path.read_text() for path in notebooks.find([]))
+    paths = sorted((ROOT / findings.FOLDER).rglob("*.md"))
+    assert paths
+    for path in paths:
+        place, _ = findings.finding(path, tiny_run.tables)
+        where, number = place.split(" ", 1)
+        assert where in ("above", "below")
+        assert f"**{number}.** " in captions, path.name
+        head, text = path.read_text().split("---\n")[1:]
+        assert {name for _, name, *_ in Formatter().parse(text) if name} <= set(yaml.safe_load(head)["let"]), path.name
 
 
 def test_a_broken_reference_is_an_error_that_names_it(tiny_run, tmp_path):

@@ -347,7 +347,7 @@ def test_every_rule_is_tried():
 
 def test_words_and_differences_quote_the_tables():
     row = judged("blur_accuracy", table1([90.0] * 10 + [68.0]))
-    assert row["here"].startswith("68.0 % at level X, 90.0 % clean; least kept at X: 76% (")
+    assert row["here"].startswith("68.0 % at level X, 90.0 % clean; least kept at X: 76 % (")
     assert row["difference"] == "-12.8 points at level X"
     assert "rises: VIII to IX" in judged("blur_severity", table1(psnr=BUMP))["here"]
     assert judged("occlusion_half", fig5(ramp(90, 0, 10)))["difference"] == "-50.0 points"
@@ -356,7 +356,7 @@ def test_words_and_differences_quote_the_tables():
         "+0.40 (+0.37 to +0.43) over the three layers that end at layer 8"
         in judged("emergence.cls", separation(climb_at=8))["here"]
     )
-    assert "100% of heads" in judged("attention_is_global.first", distances())["here"]
+    assert "100 % of heads" in judged("attention_is_global.first", distances())["here"]
 
 
 @pytest.mark.parametrize(

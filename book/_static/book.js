@@ -3,6 +3,11 @@ if (location.protocol === "file:") DOCUMENTATION_OPTIONS.SHOW_SEARCH_SUMMARY = f
 
 // Where a telephone shows a table of claims, or of class `listed`, as a list, each cell says which column it is from (see book.css).
 document.addEventListener("DOMContentLoaded", () => {
+  for (const image of document.querySelectorAll("article figure img")) {  // a tap on a figure shows it alone, to be enlarged
+    const link = Object.assign(document.createElement("a"), { href: image.src });
+    image.replaceWith(link);
+    link.append(image);
+  }
   for (const table of document.querySelectorAll("figure.captioned-table table:is(:has(.verdict), .listed)")) {
     const heads = [...table.querySelectorAll("thead th")].map((head) => head.textContent.trim());
     for (const row of table.querySelectorAll("tbody tr"))

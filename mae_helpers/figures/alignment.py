@@ -3,6 +3,7 @@
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.patheffects import withStroke
 
 from mae_helpers.figures.style import MODEL_COLOURS, curves
 
@@ -17,8 +18,12 @@ def against(table: pd.DataFrame, x: str, y: str, label: str, ax: Axes) -> Axes:
             away = [np.abs(np.subtract(place, other)) / np.where(spans, spans, 1) for other in named]
             if not any((distance < 0.1).all() for distance in away):
                 named.append(place)
-                style = {"fontsize": 8, "color": MODEL_COLOURS[model]}
-                ax.annotate(str(name), place, (3, 4), textcoords="offset points", **style)
+                style = {
+                    "fontsize": 8,
+                    "color": MODEL_COLOURS[model],
+                    "path_effects": [withStroke(linewidth=2, foreground="w")],
+                }
+                ax.annotate(str(name), place, (5, 5), textcoords="offset points", **style)
     return ax
 
 

@@ -19,7 +19,6 @@ def attention_dots(table: pd.DataFrame, ax: Axes, title: str, claimed: Sequence[
     ax.axhspan(
         *(uniform * share for share in claimed), color="black", alpha=0.08, lw=0, label="the paper's range for MAE"
     )
-    ax.legend(loc="lower right")
     ax.set(title=title, ylabel="mean attention distance (px)")
     return layer_axis(from_zero(ax, max(1.12 * uniform, table["distance_px"].max())), table["layer"])
 
@@ -27,11 +26,9 @@ def attention_dots(table: pd.DataFrame, ax: Axes, title: str, claimed: Sequence[
 def rollout_overlays(pictures: Sequence[np.ndarray], scores: Mapping[str, np.ndarray], titles: Sequence[str]) -> Figure:
     """Images (H, W, 3) and below them their rollout scores (images, N) as heatmaps, a row a name in `scores`."""
     (height, width), columns = pictures[0].shape[:2], len(pictures)
-    figure = image_grid([pictures] * (1 + len(scores)), [class_title(title) for title in titles], 1.35, 8)
-    figure.axes[0].set_ylabel("image", fontsize=8)
-    for row, (name, values) in enumerate(scores.items(), 1):
+    figure = image_grid([pictures] * (1 + len(scores)), [class_title(title) for title in titles], ["image", *scores])
+    for row, values in enumerate(scores.values(), 1):
         axes, down = figure.axes[row * columns : (row + 1) * columns], round((values.shape[1] * height / width) ** 0.5)
-        axes[0].set_ylabel(name, fontsize=8)
         for ax, value in zip(axes, values, strict=True):
             extent = (-0.5, width - 0.5, height - 0.5, -0.5)
             ax.imshow(value.reshape(down, -1), cmap="inferno", alpha=0.65, extent=extent)

@@ -14,7 +14,7 @@ def feature_heatmaps(table: pd.DataFrame, largest: int, xlabel: str) -> Figure:
         wide = rows.pivot_table(index="head", columns="level", values="retained_count", sort=False).sort_index()[levels]
         picture = ax.imshow(wide, vmin=0, vmax=largest, cmap="viridis", aspect="auto")
         ax.set(xticks=range(len(levels)), yticks=range(0, len(wide), 3), yticklabels=wide.index[::3])
-        ax.set_xticklabels(levels, rotation=90, fontsize=7)
+        ax.set_xticklabels([level if not number % 3 else "" for number, level in enumerate(levels)], fontsize=8)
         ax.set_title(f"Layer {layer}", fontsize=9)
         ax.grid(False)
     for ax in axes[::4]:

@@ -11,7 +11,7 @@ def cosine_histogram(table: pd.DataFrame, ax: Axes, title: str) -> Axes:
         rows = table[table["pair"] == pair]
         start, width = rows["cosine_from"], rows["cosine_to"] - rows["cosine_from"]
         ax.bar(start, rows["density"], width, label=name, color=colour, alpha=0.65, linewidth=0, align="edge")
-    low = max(-1, table["cosine_from"].min() - 0.02)
+    low = min(ax.get_xlim()[0], max(-1, table["cosine_from"].min() - 0.02))  # panels share their axis
     ax.set(title=title, xlabel="cosine of mean patch embeddings", ylabel="density", xlim=(low, 1.005))
     return ax
 

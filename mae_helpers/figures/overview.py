@@ -24,12 +24,13 @@ def _distance(table: pd.DataFrame, ax: Axes, study: Mapping[str, str]) -> None:
     ends = shares.agg(["min", "median", "max"]).reset_index()
     curves(ends, "layer", "median", ax, band=("min", "max"), ms=3)
     ax.axhline(100, color="black", lw=1, ls=":", label="uniform attention")
-    ax.set(ylabel="distance (% of uniform)", ylim=(0, None))
+    ax.set(ylabel="% of uniform", ylim=(0, None))
     layer_axis(ax, rows["layer"])
 
 
 def _angles(table: pd.DataFrame, ax: Axes, study: Mapping[str, str]) -> None:
     control_curves(table[(table["model"] == study["encoder"]) & table["main"]], ax, "")
+    ax.legend(fontsize="x-small")
 
 
 def _blur(table: pd.DataFrame, ax: Axes, study: Mapping[str, str]) -> None:
@@ -50,15 +51,15 @@ def _alignment(table: pd.DataFrame, ax: Axes, study: Mapping[str, str]) -> None:
     ax.set(xlabel="mean cosine with clean", ylabel=ACCURACY["ylabel"])
 
 
-PANELS: dict[
+PANELS: dict[  # by table: what it shows, and how
     str, tuple[str, Callable[[pd.DataFrame, Axes, Mapping[str, str]], None]]
-] = {  # by table: what it shows, and how
-    "fig1_fig2_separability": ("Classes by layer (paper's Fig. 1b)", _separation),
-    "fig3_attention_distance": ("Attention distance (paper's Fig. 3)", _distance),
-    "fig4_principal_angles": ("Class subspaces (paper's Fig. 4)", _angles),
-    "table1_blur": ("Gaussian blur (Table I)", _blur),
-    "fig5_occlusion": ("Occlusion (paper's Fig. 5)", _occlusion),
-    "table3_cosine": ("Direction, blur (Table III)", _alignment),
+] = {
+    "fig1_fig2_separability": ("Classes by layer", _separation),
+    "fig3_attention_distance": ("Attention distance", _distance),
+    "fig4_principal_angles": ("Class subspaces", _angles),
+    "table1_blur": ("Gaussian blur", _blur),
+    "fig5_occlusion": ("Most attended masked", _occlusion),
+    "table3_cosine": ("Direction under blur", _alignment),
 }
 
 
@@ -68,14 +69,17 @@ def overview(tables: Mapping[str, pd.DataFrame], study: Mapping[str, str]) -> Fi
     `study` has the encoder and the classifier that some panels show alone.
     """
     figure, axes = panels(len(PANELS), 3)
-    figure.set_size_inches(10, 5)
+    figure.set_size_inches(10, 5.6)
+    names = {}
     for letter, ax, (name, (title, draw)) in zip("abcdef", axes, PANELS.items(), strict=True):
         if name in tables:
             draw(tables[name], ax, study)
-            ax.legend(fontsize="x-small")
+            if draw is not _angles:  # whose lines have other names
+                names |= dict(zip(*reversed(ax.get_legend_handles_labels()), strict=True))
         else:
             ax.text(0.5, 0.5, "not computed in this run", ha="center", transform=ax.transAxes)
             ax.set(xticks=[], yticks=[])
         ax.set_title(f"$\\bf{{{letter}}}$  {title}", loc="left", fontsize="medium")
+    figure.legend(names.values(), names, loc="outside lower center", ncols=4, fontsize="small")
     figure.get_layout_engine().set(w_pad=0.08, h_pad=0.12)
     return figure

@@ -16,8 +16,7 @@ def tsne_by_layer(table: pd.DataFrame, size: float = 14) -> Figure:
         colours = class_colours(list(dict.fromkeys(points["class"])))
         sns.scatterplot(points, x="x", y="y", hue="class", palette=colours, s=size, linewidth=0, ax=ax, rasterized=True)
         ax.set(xticks=[], yticks=[], xlabel="", ylabel="", title=f"Layer {layer}")
-        ax.set_aspect("equal", adjustable="datalim")
-        sns.despine(ax=ax, left=True, bottom=True)
+        sns.despine(ax=ax, top=False, right=False)  # a frame, which the map fills
         if points["x"].isna().all():
             ax.text(0.5, 0.5, "no map: points are alike\nor fewer than four", ha="center", transform=ax.transAxes)
     legends = [ax.get_legend() for ax in axes if ax.get_legend()]

@@ -134,8 +134,9 @@ def layer_axis(ax: Axes, layers: pd.Series) -> Axes:
 
 
 def layer_curves(table: pd.DataFrame, y: str, label: str, ax: Axes, chance: float | None = None) -> Axes:
-    """A measure against depth, a line a model, and the chance level where there is one."""
-    curves(table, "layer", y, ax)
+    """A measure against depth, a line a model with its interval where it has one, and the chance level."""
+    ends = [f"{y.removesuffix('_percent')}_{end}" for end in ("low", "high")]
+    curves(table, "layer", y, ax, band=ends if set(ends) <= set(table) else ())
     if chance is not None:
         ax.axhline(chance, color="black", lw=1, ls=":", label="chance")
     ax.set_ylabel(label)
@@ -155,14 +156,16 @@ def outer_labels(axes: Sequence[Axes]) -> None:
 
 
 def image_grid(
-    rows: Sequence[Sequence[np.ndarray]], titles: Sequence[str], size: float = 1.5, fontsize: float | str = "medium"
+    rows: Sequence[Sequence[np.ndarray]], titles: Sequence[str], names: Sequence[str] = (), size: float = 0.95
 ) -> Figure:
-    """Rows of images (H, W, 3) in [0, 1], `size` inches each, one column a title."""
+    """Rows of images (H, W, 3) in [0, 1], `size` inches each, one column a title and one row a name, where there are any."""
     figure, axes = panels(len(rows) * len(titles), len(titles), size)
     for ax, image in zip(axes, [image for row in rows for image in row], strict=True):
         ax.imshow(np.clip(image, 0, 1), interpolation="nearest")
         ax.set(xticks=[], yticks=[])
     for ax, title in zip(axes, titles, strict=False):
-        ax.set_title(title, fontsize=fontsize)
+        ax.set_title(title, fontsize=8)
+    for ax, name in zip(axes[:: len(titles)], names, strict=False):
+        ax.set_ylabel(name, fontsize=8)
     sns.despine(figure, left=True, bottom=True)
     return figure

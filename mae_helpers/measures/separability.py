@@ -61,17 +61,17 @@ def knn_percent(distances: np.ndarray, labels: np.ndarray, groups: np.ndarray, n
     return 100 * float(knn_correct(distances, labels, groups, neighbours).mean())
 
 
-def probe_percent(points: np.ndarray, labels: np.ndarray, groups: np.ndarray, folds: int = 5) -> float:
-    """Accuracy in percent of a linear probe (ridge classifier on standardised features), cross-validated by image."""
+def probe_correct(points: np.ndarray, labels: np.ndarray, groups: np.ndarray, folds: int = 5) -> np.ndarray:
+    """Whether a linear probe (ridge classifier on standardised features), cross-validated by image, is right: (n,)."""
     probe = make_pipeline(StandardScaler(), RidgeClassifierCV(alphas=(1.0, 10.0, 100.0, 1000.0)))
     split, (codes, _) = StratifiedGroupKFold(folds, shuffle=True, random_state=0), pd.factorize(labels)
-    return 100 * float((cross_val_predict(probe, points, codes, groups=groups, cv=split) == codes).mean())
+    return cross_val_predict(probe, points, codes, groups=groups, cv=split) == codes
 
 
 def separability(points: np.ndarray, labels: np.ndarray, groups: np.ndarray, folds: int = 5) -> dict[str, float]:
     """Silhouette, leave-one-image-out kNN and linear probe of points (n, D), and the chance level of the last two.
 
-    The first two have the ends of their 95 % interval beside, a bootstrap of the images: silhouette_low, knn_low ...
+    All three have the ends of their 95 % interval beside, a bootstrap of the images: silhouette_low, knn_low, probe_low ...
 
     The silhouette is the mean (b - a) / max(a, b) over points: 1 apart, 0 touching or mixed, below 0 nearer to another class
     than to one's own. Ten neighbours vote, and no more than the smallest class has points of other images: beyond these,
@@ -87,19 +87,21 @@ def separability(points: np.ndarray, labels: np.ndarray, groups: np.ndarray, fol
     voting = min(10, *(int(points.sum() - points.max()) for points in points_of_images)) if several else 0
     apart = silhouette_samples(distances, labels, metric="precomputed") if 1 < len(names) < len(labels) else None
     votes = knn_correct(distances, labels, groups, voting) if voting else None
+    probed = probe_correct(points, labels, groups, folds) if several and images >= folds else None
     return {
         **_over_images("silhouette", apart, groups),
-        **_over_images("knn", votes if votes is None else 100.0 * votes, groups),
+        **_over_images("knn", votes, groups),
         "neighbours": voting,
-        "probe_percent": probe_percent(points, labels, groups, folds) if several and images >= folds else np.nan,
+        **_over_images("probe", probed, groups),
         "chance_percent": 100 * float(counts.max() / counts.sum()),
     }
 
 
 def _over_images(name: str, values: np.ndarray | None, groups: np.ndarray) -> dict[str, float]:
     """The mean of a value a point with its 95 % interval, images drawn anew: name or name_percent, name_low, name_high."""
-    keys = ("silhouette" if name == "silhouette" else f"{name}_percent", f"{name}_low", f"{name}_high")
-    found = [np.nan] * 3 if values is None else mean_and_interval(pd.Series(values).groupby(groups).mean())
+    key, unit = ("silhouette", 1.0) if name == "silhouette" else (f"{name}_percent", 100.0)
+    keys = (key, f"{name}_low", f"{name}_high")
+    found = [np.nan] * 3 if values is None else mean_and_interval(pd.Series(unit * values).groupby(groups).mean())
     return dict(zip(keys, found, strict=True))
 
 

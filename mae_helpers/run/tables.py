@@ -25,7 +25,7 @@ COLUMNS = {
     for name, columns in {
         "fig1_fig2_tsne": "model token layer image class x y",
         "fig1_fig2_separability": "model token layer silhouette silhouette_low silhouette_high knn_percent knn_low knn_high "
-        "neighbours probe_percent chance_percent",
+        "neighbours probe_percent probe_low probe_high chance_percent",
         "fig3_attention_distance": "model images layer head distance_px uniform_px",
         "fig4_principal_angles": "model control k centred layer class_a class_b theta1_deg",
         "fig4_singular_values": "model layer class index singular_value",

@@ -64,9 +64,8 @@ class Estimate:
         return Estimate(value, float(value - down), float(value + up))
 
     def __format__(self, style: str) -> str:
-        if self.low == self.high:
-            return format(self.value, style)
-        return f"{self.value:{style}} ({self.low:{style}} to {self.high:{style}})"
+        value, low, high = (format(number, style).replace("%", " %") for number in (self.value, self.low, self.high))
+        return value if self.low == self.high else f"{value} ({low} to {high})"
 
 
 def every(*truths: bool | None) -> bool | None:

@@ -55,7 +55,7 @@ def _text(value: object, style: str = "{:g}") -> str:
     """A value as text: nothing where it is missing, real signs for minus and infinity; text stays as it is."""
     if isinstance(value, str):
         return value
-    return "" if pd.isna(value) else style.format(value).replace("-", "−").replace("inf", "∞")
+    return "" if pd.isna(value) else style.format(value).replace("-", "−").replace("inf", "∞").replace("%", " %")
 
 
 def _as_text(table: pd.DataFrame, keys: Sequence[str]) -> pd.DataFrame:

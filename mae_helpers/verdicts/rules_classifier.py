@@ -172,7 +172,7 @@ def more_robust_than_vit(table1: pd.DataFrame, fig5: pd.DataFrame, table2: pd.Da
         clean.append(kinds["blur"][0]["clean"])
     lead = {kind: Estimate.of(100 * (mae - shares[BESIDE][kind])) for kind, mae in shares[CLASSIFIER].items()}
     words = ", ".join(
-        f"{kind} {shares[CLASSIFIER][kind][0]:.0%} against {shares[BESIDE][kind][0]:.0%}, {points:+.1f} points"
+        f"{kind} {100 * shares[CLASSIFIER][kind][0]:.0f} % against {100 * shares[BESIDE][kind][0]:.0f} %, {points:+.1f} points"
         for kind, points in lead.items()
     )
     note = f"clean accuracy: [classifier] {clean[0]:.1f} %, [beside] {clean[1]:.1f} %"

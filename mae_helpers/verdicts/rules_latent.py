@@ -167,7 +167,7 @@ def _keeps_more(features: pd.DataFrame, perturbation: str, first: object, last: 
 def blur_features(features: pd.DataFrame) -> Finding:
     """Fig. 6: the share of the common features retained at levels I to VIII, and at X."""
     share = _share(features, BLUR)
-    words = f"{share[0]['I']:.0%} retained at I, {Estimate.of(share.loc['VIII']):.0%} at VIII, {share[0]['X']:.0%} at X"
+    words = f"{100 * share[0]['I']:.0f} % retained at I, {Estimate.of(share.loc['VIII']):.0%} at VIII, {100 * share[0]['X']:.0f} % at X"
     least, better = Estimate.of(share.loc["I":"VIII"].min()), _keeps_more(features, BLUR, "I", "VIII")
     full, partly = (every(better, least.above(bound)) for bound in (0.8, 0.6))
     return Finding(words, full, partly)

@@ -90,8 +90,8 @@ def attention_is_global(table: pd.DataFrame, images: str = "first") -> Finding:
     share = _shares(table, ENCODER, images)["share"]
     low, high = GLOBAL
     inside = float(share.between(low, high).mean())
-    words = f"{inside:.0%} of heads between {low:.0%} and {high:.0%} of uniform attention's distance; "
-    words += f"all between {share.min():.0%} and {share.max():.0%}"
+    words = f"{100 * inside:.0f} % of heads between {100 * low:.0f} % and {100 * high:.0f} % of uniform attention's distance; "
+    words += f"all between {100 * share.min():.0f} % and {100 * share.max():.0f} %"
     selective = beats(table[table["images"] == images], away, 1.5, ENCODER)
     note = "uniform attention itself gives 100 %"
     return Finding(words, every(inside >= 0.9, selective), every(inside >= 0.5, selective), note=note)
