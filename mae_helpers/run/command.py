@@ -170,6 +170,11 @@ def build_book(run: Run, out: Path, required: bool) -> bool:
         return not required
     began = time.monotonic()
     built = site.build(run.profile, run.executed, run.tables, out)
+    printed = out / "html" / "book.pdf"
+    if not printed.exists():
+        from mae_helpers.run import pdf
+
+        pdf.print_book(out / "html", site.order(out), printed)
     state = f"built in {time.monotonic() - began:.0f} s" if built else "up to date"
     print(f"book {state}: {out / 'html' / 'index.html'}", file=sys.stderr)
     return True

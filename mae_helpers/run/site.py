@@ -154,6 +154,13 @@ def sources(profile: Profile, executed: Path, tables: Path, root: Path = ROOT) -
     return files
 
 
+def order(out: Path) -> list[str]:
+    """The pages of the book in `out` in their order, without the reference of the code, each without its suffix."""
+    toc = yaml.safe_load((out / "source" / "_toc.yml").read_text())
+    files = [toc["root"]] + [chapter["file"] for part in toc["parts"] for chapter in part["chapters"]]
+    return [file for file in files if file != "book/api"]
+
+
 def stage(files: dict[Path, bytes], source: Path) -> str:
     """Write files by their places in `source`, and remove all others; returns a digest of what is there now.
 
