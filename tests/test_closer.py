@@ -6,6 +6,7 @@ import re
 from base64 import b64decode
 from dataclasses import replace
 from io import BytesIO
+from urllib.parse import urlencode
 
 import numpy as np
 import pandas as pd
@@ -311,6 +312,21 @@ def shows(page, data, image, kind, level):
         assert f"{model['name']} predicts {name}, which is {verdict}; cosine {cosine}." in said
     marks = page.locator("#closer-svg :is(circle, rect)").count()
     assert marks == len(kinds["levels"]) * len(data["models"])
+
+
+def test_an_address_names_image_perturbation_and_level(made, shown):
+    data = made.data()
+    page = shown(data).page
+    kind = data["perturbations"][1]
+    place = {"image": data["images"][2]["id"], "kind": kind["key"], "level": kind["levels"][1]}
+    page.evaluate("hash => { location.hash = hash }", urlencode(place))
+    page.wait_for_function("document.getElementById('closer-image').value === '2'")
+    shows(page, data, 2, 1, 1)
+    page.evaluate(
+        "hash => { location.hash = hash }", urlencode({"image": "none", "kind": data["perturbations"][0]["key"]})
+    )
+    page.wait_for_function("document.querySelector('input[type=radio]').checked")
+    shows(page, data, 2, 0, len(data["perturbations"][0]["levels"]) - 1)
 
 
 def test_the_page_is_used_by_keyboard_alone(made, shown):

@@ -38,6 +38,7 @@ def whole(html: Path, pages: list[str]) -> str:
             file, _, place = address.partition("#")
             target = os.path.normpath(folder / file) if file else f"{name}.html"
             page = target.removesuffix(".html")
+            place = "" if "=" in place else place  # what a page's script reads
             return f"#{page}--{place}" if page in pages else target
 
         for element in article.select("[id]"):

@@ -15,7 +15,9 @@ from collections.abc import Iterable, Mapping
 from html import escape
 from pathlib import Path
 from types import MappingProxyType
+from urllib.parse import urlencode
 
+import pandas as pd
 import yaml
 
 from mae_helpers.profile.settings import ROOT, Profile
@@ -23,6 +25,7 @@ from mae_helpers.run import findings, notebooks
 
 DOWNLOADS = "downloads"  # beside the notebooks' folder of the staged book
 SVG = "image/svg+xml"
+PICTURED = {"pictured_blur.csv": "gaussian_blur", "pictured_occlusion.csv": "occlusion"}  # and what perturbed them
 CAPTION = re.compile(r"\*\*((?:Fig\.|Table) \d+\.\d+)\.\*\* ")  # how the cell below a figure or table begins
 
 
@@ -56,6 +59,16 @@ def folded_together(cells: Iterable[dict]) -> list[dict]:
     return kept
 
 
+def closer_link(data: Iterable[str], tables: Path) -> str:
+    """Where a figure shows perturbed images: a link to the first of them, on the page that shows single ones."""
+    for file in data:
+        if file in PICTURED:
+            image = pd.read_csv(tables / file, dtype=str)["image"].iloc[0]
+            place = escape(urlencode({"image": image, "kind": PICTURED[file]}))
+            return f' · <a href="12_look_closer.html#{place}">look closer</a>'
+    return ""
+
+
 def without_code(cells: Iterable[dict]) -> None:
     """Show of folded cells only what they show: the first page begins with findings, not with bars."""
     for cell in cells:
@@ -78,7 +91,7 @@ def page(
         linked |= {file: (tables / file).read_bytes() for file in data}
         if linked:
             line = " · ".join(f"{{download}}`{file} <../{DOWNLOADS}/{file}>`" for file in linked)
-            texts["below"].append(f"{{.downloads}}\nDownload: {line}")
+            texts["below"].append(f"{{.downloads}}\nDownload: {line}{closer_link(data, tables)}")
         number = CAPTION.match(cell["metadata"]["mystnb"]["figure"].get("caption", ""))
         for where, here in texts.items():
             said = findings.get(f"{where} {number[1]}", []) if number else []

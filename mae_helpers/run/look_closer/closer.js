@@ -58,6 +58,16 @@
     });
   };
 
+  const follow = () => {  // `#image=<id>&kind=<perturbation>&level=<its name>`; what is not known stays as it is
+    const asked = new URLSearchParams(location.hash.slice(1));
+    const place = (list, key, name) => list.findIndex((one) => one[key] === asked.get(name));
+    const image = place(data.images, "id", "image"), kind = place(data.perturbations, "key", "kind");
+    if (image >= 0) state.image = image;
+    if (kind >= 0) state.kind = kind;
+    const level = data.perturbations[state.kind].levels.indexOf(asked.get("level"));
+    state.level = level >= 0 ? level : data.perturbations[state.kind].levels.length - 1;
+  };
+
   const show = () => {
     const image = data.images[state.image], kind = data.perturbations[state.kind];
     const level = byId("level"), said = [];
@@ -117,6 +127,8 @@
   byId("clean").addEventListener("load", () => {
     root.classList.toggle("closer-small-pictures", byId("clean").naturalWidth <= 100);
   });
+  window.addEventListener("hashchange", () => { follow(); show(); });
   root.hidden = false;
+  follow();
   show();
 })();
