@@ -240,13 +240,43 @@ def test_every_finding_has_a_place_and_is_held_against_tables_that_a_run_writes(
         assert {name for _, name, *_ in Formatter().parse(text) if name} <= set(yaml.safe_load(head)["let"]), path.name
 
 
-def test_a_broken_reference_is_an_error_that_names_it(tiny_run, tmp_path):
+@pytest.fixture
+def root(tmp_path):
+    """A repository with two pages of prose."""
     root = tmp_path / "root"
     shutil.copytree(ROOT / "book", root / "book")
-    (root / "_config.yml").write_text((ROOT / "_config.yml").read_text())
-    shutil.copy(ROOT / "CITATION.cff", root)
-    (root / "_toc.yml").write_text("format: jb-book\nroot: book/index\n")
-    (root / "book" / "index.md").write_text("# Title\n\nSee Fig. 4.9.\n")
+    for name in ("_config.yml", "CITATION.cff"):
+        shutil.copy(ROOT / name, root)
+    toc = {"format": "jb-book", "root": "book/index", "parts": [{"chapters": [{"file": "book/other"}]}]}
+    (root / "_toc.yml").write_text(yaml.safe_dump(toc))
+    (root / "book" / "index.md").write_text("# Title\n\nText.\n")
+    (root / "book" / "other.md").write_text("# Second\n\nOther.\n")
     (root / "book" / "references.bib").write_text("")
+    return root
+
+
+def test_only_what_changed_is_built_again_and_all_where_the_menu_changed(tiny_run, tmp_path, root):
+    def build(name, text):
+        (root / "book" / f"{name}.md").write_text(text)
+        assert book.build(tiny_run.profile, tmp_path / "no-notebooks", tmp_path, tmp_path / "out", root)
+        pages = [tmp_path / "out" / "html" / "book" / f"{page}.html" for page in ("index", "other")]
+        return [page.read_text() for page in pages], [page.stat().st_mtime_ns for page in pages]
+
+    _, first = build("index", "# Title\n\nText.\n")
+    (index, _), second = build("index", "# Title\n\nAnother text.\n")
+    assert "Another text." in index
+    assert second[0] != first[0]
+    assert second[1] == first[1], "the page that did not change"
+    (root / "book" / "third.md").write_text("# Third\n\nOther.\n")
+    (root / "_toc.yml").write_text((root / "_toc.yml").read_text().replace("book/other", "book/third"))
+    with pytest.raises(FileNotFoundError, match=r"other\.html"):  # it is no page of the book any more
+        build("other", "# Second\n\nOther.\n")
+    index = (tmp_path / "out" / "html" / "book" / "index.html").read_text()
+    assert "Third" in index
+    assert "Second" not in index
+
+
+def test_a_broken_reference_is_an_error_that_names_it(tiny_run, tmp_path, root):
+    (root / "book" / "index.md").write_text("# Title\n\nSee Fig. 4.9.\n")
     with pytest.raises(NotebookError, match=r"there is no Fig\. 4\.9"):
         book.build(tiny_run.profile, tmp_path / "no-notebooks", tmp_path, tmp_path / "out", root)

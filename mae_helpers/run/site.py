@@ -191,23 +191,42 @@ def stage(files: dict[Path, bytes], source: Path) -> str:
     return digest.hexdigest()
 
 
+def frame(files: Mapping[Path, bytes]) -> str:
+    """A digest of what one page shows of the others: settings, menu, style, scripts; their titles, and their figures."""
+    digest = hashlib.sha256((Path(__file__).parent / "sphinx_extension.py").read_bytes())
+    for name, content in sorted(files.items()):
+        if name.suffix in (".md", ".ipynb"):
+            content = b"\n".join(
+                re.findall(rb'(?m)^ *"?# .*|\*\*(?:Fig\.|Table) \d+\.\d+\.|"name": "(?:fig|tab)-.*', content)
+            )
+        if name.parts[0] != DOWNLOADS:
+            digest.update(str(name).encode() + hashlib.sha256(content).digest())
+    return digest.hexdigest()
+
+
 def build(profile: Profile, executed: Path, tables: Path, out: Path, root: Path = ROOT) -> bool:
     """Build `out/html/index.html`; returns False where it was up to date. NotebookError where Jupyter Book complains."""
     source, work, stamp, log = out / "source", out / "sphinx", out / "html" / ".built-from", out / "book.log"
-    digest = stage(sources(profile, executed, tables, root), source)
+    files = sources(profile, executed, tables, root)
+    digest, framed = stage(files, source), work / ".frame"
     if stamp.exists() and stamp.read_text() == digest:
         return False
     stamp.unlink(missing_ok=True)
     program = "from jupyter_book.cli.main import main; main()"  # it has no __main__; its script may not be on PATH
     call = [sys.executable, "-c", program, "build", str(source), "--path-output", str(work)]
-    # --all: Sphinx alone would leave a page as it was where only the style, a script or the menu around it changed
-    done = subprocess.run([*call, "--all", "-W", "-n", "--keep-going"], capture_output=True, text=True)
+    around = frame(files)  # Sphinx alone leaves a page as it was where only what it shows of the others changed
+    again = [] if framed.exists() and framed.read_text() == around else ["--all"]
+    framed.unlink(missing_ok=True)
+    if again:
+        shutil.rmtree(work / "_build" / "html", ignore_errors=True)  # pages that are no more among them
+    done = subprocess.run([*call, *again, "-W", "-n", "--keep-going"], capture_output=True, text=True)
     log.write_text(done.stdout + done.stderr)
     if done.returncode:
         said = [line for line in log.read_text().splitlines() if any(w in line for w in ("WARNING", "ERROR", "rror:"))]
         raise notebooks.NotebookError(
             "\n".join(["Jupyter Book did not accept the pages:", *said[:20], f"the whole log: {log}"])
         )
+    framed.write_text(around)
     shutil.rmtree(out / "html", ignore_errors=True)
     shutil.copytree(work / "_build" / "html", out / "html")
     address = yaml.safe_load((root / "CITATION.cff").read_text()).get("repository-code")
