@@ -71,7 +71,7 @@ holds:
 - mean < 2.5
 - spread > 0 or mean == 1
 ---
-On average {mean:.1f}.
+On average {mean:.1f} %.
 """
 
 
@@ -84,7 +84,7 @@ def said(root, tables, text=SEEN, profile="mine"):
 
 
 def test_a_finding_stands_on_its_own_profile_while_the_tables_bear_it_out(tables, tmp_path):
-    assert said(tmp_path, tables) == ({"below Fig. 1.1": ["On average 1.0."]}, [])
+    assert said(tmp_path, tables) == ({"below Fig. 1.1": ["On average 1.0\u00a0%."]}, [])
     assert said(tmp_path, tables, profile="demo") == ({}, [])
     (tables / "a.csv").write_text("a\n2\n4\n")
     assert said(tmp_path, tables) == ({}, ["one.md"])

@@ -6,6 +6,7 @@ In the text behind, `{name:.0f}` is a value, so that every number is the run's o
 """
 
 import builtins
+import re
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +46,7 @@ def finding(path: Path, tables: Path) -> tuple[str, str | None]:
         for expression in about["holds"]:
             if not eval(expression, {}, values):
                 return about["place"], None
-        return about["place"], text.strip().format(**values)
+        return about["place"], re.sub(r"(\d) %", "\\1\u00a0%", text.strip().format(**values))
     except FileNotFoundError:
         raise
     except Exception as problem:  # whatever else an expression can raise
