@@ -25,7 +25,7 @@ from safetensors.torch import save_file
 from timm.models.vision_transformer import VisionTransformer
 
 from mae_helpers.encoder import weights as checkpoints
-from mae_helpers.encoder.walk import walk
+from mae_helpers.encoder.walk import visible_count, walk
 from mae_helpers.measures import attention
 from mae_helpers.measures.accuracy import accuracy_table
 from mae_helpers.perturbations import levels as perturbations
@@ -361,8 +361,28 @@ def test_the_hooks_are_those_that_the_set_up_names():
     assert all(word.lower() in found for word in named.split(", "))
 
 
-def test_the_table_of_messages_has_the_example_of_one():
-    table = (ROOT / "book" / "troubleshooting.md").read_text()
-    [example] = re.findall(r"`(masking ratio) 1\.5: use a share from 0 ... to below 1`", TEXT)
-    assert f"`{example} ...: use a share from 0 ... to below 1`" in table
+def test_the_example_of_a_message_is_one_and_the_tables_it_names_are_there():
+    [begins, ends] = re.findall(r"`(masking ratio 1\.5: use a share from 0) \.\.\. (to below 1)`", TEXT)[0]
+    with pytest.raises(ValueError, match=rf"^{re.escape(begins)} .*{ends}$"):
+        visible_count(196, 1.5)
+    assert "| message | remedy |" in (ROOT / "book" / "troubleshooting.md").read_text()
     assert "| parameter | chapters | default | meaning |" in (ROOT / "book" / "how_to_run.md").read_text()
+
+
+def test_the_messages_with_a_remedy_are_those_of_the_code():
+    rows = (ROOT / "book" / "troubleshooting.md").read_text().partition("| message | remedy |\n|---|---|\n")[2]
+    code = " ".join(path.read_text() for path in (ROOT / "mae_helpers").rglob("*.py")).replace("`", "")
+    code = re.sub(r'"\s+f?"', "", code)  # a text over several lines
+    for message in re.findall(r"`(.+?)`", " ".join(row.split(" | ")[0] for row in rows.splitlines())):
+        for words in re.findall(r"[A-Za-z][A-Za-z -]{11,}", message):
+            assert words.strip() in code, message
+
+
+def test_the_table_of_parameters_has_each_with_its_chapters():
+    page, told = (ROOT / "book" / "how_to_run.md").read_text(), set()
+    for name, chapters in re.findall(r"^\| `(\w+)` \| (\d\d[^|`]*) \| [^|]+ \| [^|]+ \|$", page, re.M):
+        for first, last in re.findall(r"(\d\d)(?: to (\d\d))?", chapters):
+            told |= {(name, f"{number:02}") for number in range(int(first), int(last or first) + 1)}
+    taken = {(name, path.stem[:2]) for path in notebooks.find([]) for name in notebooks.parameters_of(path)}
+    of_all = {"profile", "device", "seed", "results_folder"}
+    assert told == {pair for pair in taken if pair[0] not in of_all}
