@@ -139,6 +139,7 @@ def layer_curves(table: pd.DataFrame, y: str, label: str, ax: Axes, chance: floa
     curves(table, "layer", y, ax, band=ends if set(ends) <= set(table) else ())
     if chance is not None:
         ax.axhline(chance, color="black", lw=1, ls=":", label="chance")
+        ax.set_ylim(0, 100)
     ax.set_ylabel(label)
     return layer_axis(ax, table["layer"])
 

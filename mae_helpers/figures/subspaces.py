@@ -41,7 +41,7 @@ def singular_value_curves(table: pd.DataFrame, index: int, ax: Axes) -> Axes:
     colours = class_colours(list(dict.fromkeys(chosen["class"])))
     sns.lineplot(chosen, x="layer", y="singular_value", hue="class", palette=colours, ax=ax, marker="o", ms=3)
     ax.set(yscale="log", ylabel="singular value", title=f"Singular value no. {index} of {table['index'].max()}")
-    ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    ax.yaxis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 5, 7)))
     ax.yaxis.set_major_formatter("{x:g}")
     ax.yaxis.set_minor_formatter("")
     return layer_axis(ax, table["layer"])

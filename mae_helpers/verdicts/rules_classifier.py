@@ -57,7 +57,7 @@ def blur_severity(table1: pd.DataFrame) -> Finding:
 def _occlusion_keeps(fig5: pd.DataFrame, percent: int, full: float, partly: float) -> Finding:
     top1 = accuracies(fig5, **GUIDED)
     share = Estimate.of(kept(needed(top1, percent), chance(fig5)).loc[percent])
-    words = f"{top1[0][percent]:.1f} %, {top1[0]['clean']:.1f} % clean: {share:.0%} kept"
+    words = f"{top1[0][percent]:.1f} %, {top1[0]['clean']:.1f} % clean: {share:.0%} kept of what is above chance"
     published = paper("fig5_occlusion", "top1_percent", occlusion_percent=percent)
     difference = f"{top1[0][percent] - published:+.1f} points"
     return Finding(words, share.above(full), share.above(partly), difference)
@@ -114,7 +114,7 @@ def guided_costs_more(fig5: pd.DataFrame) -> Finding:
     """Sec. IV-B, "despite this adversarial masking strategy": what the most attended half costs beyond a random half."""
     share = _half_masked(fig5)
     cost = Estimate.of(100 * (share.loc["random"] - share.loc["cls_rollout"]))
-    words = f"the most attended half costs {cost:.1f} points of what is kept more than a random half"
+    words = f"with the most attended half masked {cost:.1f} points less are kept than with a random half"
     return Finding(words, cost.above(0), False)
 
 
@@ -124,7 +124,7 @@ def corruptions_stable(table2: pd.DataFrame) -> Finding:
     each = {name: Estimate.of(row) for name, row in share.iterrows()}
     worst = share[0].idxmin()
     enough = sum(one.above(0.75) is True for one in each.values())
-    words = f"{enough} of {len(each)} surely keep 75 %; least: {worst.replace('_', ' ')}, {each[worst]:.0%}"
+    words = f"{enough} of {len(each)} keep 75 % beyond doubt; least: {worst.replace('_', ' ')}, {each[worst]:.0%}"
     return Finding(words, every(*(one.above(0.75) for one in each.values())), enough >= 5)
 
 
@@ -172,9 +172,11 @@ def more_robust_than_vit(table1: pd.DataFrame, fig5: pd.DataFrame, table2: pd.Da
         clean.append(kinds["blur"][0]["clean"])
     lead = {kind: Estimate.of(100 * (mae - shares[BESIDE][kind])) for kind, mae in shares[CLASSIFIER].items()}
     words = ", ".join(
-        f"{kind} {100 * shares[CLASSIFIER][kind][0]:.0f} % against {100 * shares[BESIDE][kind][0]:.0f} %, {points:+.1f} points"
+        f"{kind} {100 * shares[CLASSIFIER][kind][0]:.1f} % against {100 * shares[BESIDE][kind][0]:.1f} %, {points:+.1f} points"
         for kind, points in lead.items()
     )
     note = f"clean accuracy: [classifier] {clean[0]:.1f} %, [beside] {clean[1]:.1f} %"
     better = [points.above(0) for points in lead.values()]
-    return Finding(f"kept by [classifier] and by [beside]: {words}", every(*better), some(*better), note=note)
+    return Finding(
+        f"kept by [classifier] and by [beside], means over levels: {words}", every(*better), some(*better), note=note
+    )
