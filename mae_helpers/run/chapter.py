@@ -98,7 +98,7 @@ class Chapter:
         if not self._classifying:
             raise CheckpointError(
                 f"{self.profile.path}: none of the models {', '.join(self.encoders)} has a classifier; add one, fit one a "
-                "`head`, or run chapters 01 to 04 alone"
+                "`head`, or run chapters 01 to 04 and 14 alone"
             )
         return sorted(self._classifying, key=lambda name: name != self.study["classifier"])
 
