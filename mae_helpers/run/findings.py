@@ -10,7 +10,6 @@ import re
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 import yaml
 
 from mae_helpers.run.notebooks import NotebookError
@@ -28,6 +27,8 @@ class Values(dict):
     def __missing__(self, name: str) -> Any:
         if hasattr(builtins, name):
             raise KeyError(name)
+        import pandas as pd  # the command line answers without
+
         self[name] = pd.read_csv(self.tables / f"{name}.csv", low_memory=False)
         return self[name]
 

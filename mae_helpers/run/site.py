@@ -6,6 +6,7 @@ its number, as in `**Fig. 5.2.** Accuracy by blur level.`, and becomes its capti
 """
 
 import copy
+import csv
 import hashlib
 import re
 import shutil
@@ -17,7 +18,6 @@ from pathlib import Path
 from types import MappingProxyType
 from urllib.parse import urlencode
 
-import pandas as pd
 import yaml
 
 from mae_helpers.profile.settings import ROOT, Profile
@@ -63,7 +63,8 @@ def closer_link(data: Iterable[str], tables: Path) -> str:
     """Where a figure shows perturbed images: a link to the first of them, on the page that shows single ones."""
     for file in data:
         if file in PICTURED:
-            image = pd.read_csv(tables / file, dtype=str)["image"].iloc[0]
+            with (tables / file).open(encoding="utf-8") as opened:
+                image = next(csv.DictReader(opened))["image"]
             place = escape(urlencode({"image": image, "kind": PICTURED[file]}))
             return f' · <a href="12_look_closer.html#{place}">look closer</a>'
     return ""
