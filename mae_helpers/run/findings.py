@@ -29,8 +29,7 @@ class Values(dict):
             raise KeyError(name)
         import pandas as pd  # the command line answers without
 
-        self[name] = pd.read_csv(self.tables / f"{name}.csv", low_memory=False)
-        return self[name]
+        return self.setdefault(name, pd.read_csv(self.tables / f"{name}.csv", low_memory=False))
 
 
 def finding(path: Path, tables: Path) -> tuple[str, str | None]:

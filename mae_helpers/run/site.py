@@ -63,8 +63,7 @@ def closer_link(data: Iterable[str], tables: Path) -> str:
     """Where a figure shows perturbed images: a link to the first of them, on the page that shows single ones."""
     for file in data:
         if file in PICTURED:
-            with (tables / file).open(encoding="utf-8") as opened:
-                image = next(csv.DictReader(opened))["image"]
+            image = next(csv.DictReader((tables / file).read_text(encoding="utf-8").splitlines()))["image"]
             place = escape(urlencode({"image": image, "kind": PICTURED[file]}))
             return f' · <a href="12_look_closer.html#{place}">look closer</a>'
     return ""
