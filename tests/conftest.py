@@ -18,6 +18,7 @@ from timm.models.vision_transformer import VisionTransformer
 from mae_helpers.images.sets import ImageSet
 from mae_helpers.profile.settings import Input, load_profile
 from mae_helpers.run import command as run
+from mae_helpers.run import pdf
 from mae_helpers.run import site as book
 from mae_helpers.sweep.subjects import Subject
 
@@ -173,7 +174,7 @@ def browser():
     """Headless Chromium, or a skip that says how to get one."""
     from playwright.sync_api import Error, sync_playwright
 
-    installed = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    installed = next(filter(None, map(shutil.which, pdf.BROWSERS)), None)
     with sync_playwright() as playwright:
         try:  # without a path, Playwright takes its own Chromium
             started = playwright.chromium.launch(executable_path=installed, args=["--no-sandbox", "--disable-gpu"])

@@ -232,7 +232,7 @@ def test_every_finding_has_a_place_and_is_held_against_tables_that_a_run_writes(
     paths = sorted((ROOT / findings.FOLDER).rglob("*.md"))
     assert paths
     for path in paths:
-        place, _ = findings.finding(path, tiny_run.tables)
+        place, _ = findings.finding(path, findings.Tables(tiny_run.tables))
         where, number = place.split(" ", 1)
         assert where in ("above", "below")
         assert f"**{number}.** " in captions, path.name

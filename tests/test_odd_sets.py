@@ -70,6 +70,7 @@ def test_a_model_of_few_layers_goes_through_every_chapter(tiny_profile, tmp_path
     untested = card[card["verdict"] == "not tested here"]
     assert len(untested) < len(card)
     assert all(untested["note"]), "says why"
+    assert untested["note"].str.contains(f"layers or more; this model has {depth}").any()
 
 
 @pytest.mark.parametrize("points", [np.ones((6, 2, 3)), np.eye(3)[:, None].repeat(2, 1)], ids=["equal", "three"])

@@ -7,6 +7,8 @@ from matplotlib.patheffects import withStroke
 
 from mae_helpers.figures.style import MODEL_COLOURS, curves
 
+HALO = [withStroke(linewidth=2, foreground="w")]  # around a name, so that no line runs through it
+
 
 def against(table: pd.DataFrame, x: str, y: str, label: str, ax: Axes) -> Axes:
     """One measure against another, a point a level, joined in the order of x; names stand where there is room."""
@@ -18,11 +20,7 @@ def against(table: pd.DataFrame, x: str, y: str, label: str, ax: Axes) -> Axes:
             away = [np.abs(np.subtract(place, other)) / np.where(spans, spans, 1) for other in named]
             if not any((distance < 0.1).all() for distance in away):
                 named.append(place)
-                style = {
-                    "fontsize": 8,
-                    "color": MODEL_COLOURS[model],
-                    "path_effects": [withStroke(linewidth=2, foreground="w")],
-                }
+                style = {"fontsize": 8, "color": MODEL_COLOURS[model], "path_effects": HALO}
                 ax.annotate(str(name), place, (5, 5), textcoords="offset points", **style)
     return ax
 

@@ -11,8 +11,7 @@ from mae_helpers.figures.style import MODEL_COLOURS, class_title, from_zero, ima
 
 
 def attention_dots(table: pd.DataFrame, ax: Axes, title: str, claimed: Sequence[float]) -> Axes:
-    """Fig. 3: a dot a head at its mean attention distance, that of uniform attention as a line, and the `claimed` shares
-    of it as a band."""
+    """Fig. 3: a dot a head at its mean distance, that of uniform attention as a line, `claimed` shares of it as a band."""
     model, uniform = table["model"].iloc[0], table["uniform_px"].iloc[0]
     ax.scatter(table["layer"], table["distance_px"], s=22, color=MODEL_COLOURS[model], alpha=0.75, linewidth=0)
     ax.axhline(uniform, color="black", lw=1, ls=":", label="uniform attention")

@@ -74,7 +74,7 @@ def overview(tables: Mapping[str, pd.DataFrame], study: Mapping[str, str]) -> Fi
     for letter, ax, (name, (title, draw)) in zip("abcdef", axes, PANELS.items(), strict=True):
         if name in tables:
             draw(tables[name], ax, study)
-            if draw is not _angles:  # whose lines have other names
+            if ax.get_legend() is None:  # one of its own is for lines with other names
                 names |= dict(zip(*reversed(ax.get_legend_handles_labels()), strict=True))
         else:
             ax.text(0.5, 0.5, "not computed in this run", ha="center", transform=ax.transAxes)

@@ -7,6 +7,7 @@ In the text behind, `{name:.0f}` is a value, so that every number is the run's o
 
 import builtins
 import re
+from collections import ChainMap
 from pathlib import Path
 from typing import Any
 
@@ -17,27 +18,27 @@ from mae_helpers.run.notebooks import NotebookError
 FOLDER = Path("book/findings")
 
 
-class Values(dict):
-    """Values by name, each of the tables in a folder among them, read when it is asked for."""
+class Tables(dict):
+    """The tables in a folder by name, each read once, when it is asked for."""
 
-    def __init__(self, tables: Path):
+    def __init__(self, folder: Path):
         super().__init__()
-        self.tables = tables
+        self.folder = folder
 
     def __missing__(self, name: str) -> Any:
         if hasattr(builtins, name):
             raise KeyError(name)
         import pandas as pd  # the command line answers without
 
-        return self.setdefault(name, pd.read_csv(self.tables / f"{name}.csv", low_memory=False))
+        return self.setdefault(name, pd.read_csv(self.folder / f"{name}.csv", low_memory=False))
 
 
-def finding(path: Path, tables: Path) -> tuple[str, str | None]:
+def finding(path: Path, tables: Tables) -> tuple[str, str | None]:
     """Where a finding stands, and its text: None where the tables do not bear it out.
 
     NotebookError where the file or one of its expressions is wrong, FileNotFoundError for a table that is not there.
     """
-    values, expression = Values(tables), ""
+    values, expression = ChainMap({}, tables), ""
     try:
         _, head, text = path.read_text(encoding="utf-8").split("---\n", 2)
         about = yaml.safe_load(head)
@@ -56,10 +57,10 @@ def finding(path: Path, tables: Path) -> tuple[str, str | None]:
 
 def findings(profile: str, tables: Path, root: Path) -> tuple[dict[str, list[str]], list[Path]]:
     """The texts of a profile's findings by their places, and the files of those that the tables do not bear out."""
-    texts, parted = {}, []
+    texts, parted, read = {}, [], Tables(tables)
     for path in sorted((root / FOLDER / profile).glob("*.md")):
         try:
-            place, text = finding(path, tables)
+            place, text = finding(path, read)
         except FileNotFoundError:  # not every run has every table
             text = None
         if text is None:

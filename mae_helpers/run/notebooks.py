@@ -57,14 +57,17 @@ def tags(*cells: dict) -> set[str]:
     return {tag for cell in cells for tag in cell["metadata"].get("tags", [])}
 
 
+def _about(path: Path) -> str | None:
+    return read(path)["metadata"].get(MARK, {}).get("about")
+
+
 def find(names: list[str], folder: Path = NOTEBOOKS, profile: str | None = None) -> list[Path]:
     """The chapters called by number (`03`), by stem or by path, in order; all where no name is given.
 
     All of a `profile` are those without the chapters that are about another one, as their metadata say.
     """
     known = sorted(folder.glob("[0-9]*.ipynb"))
-    about = {path: read(path)["metadata"].get(MARK, {}).get("about", profile) for path in ([] if names else known)}
-    chosen = {path for path in about if profile in (None, about[path])}
+    chosen = set() if names else {path for path in known if profile in (None, _about(path) or profile)}
     for name in names:
         stem = Path(name).stem
         called = [path for path in known if path.stem == stem or path.stem.split("_")[0] == stem.zfill(2)]

@@ -113,13 +113,13 @@ def feature_agreement(compared: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
     """How far `compare_features` agrees over the heads, a row a perturbation and level.
 
     perturbation, level, heads, mean retained_count, and retained_count_paper of all released heads; both as
-    retained_percent of the clean counts, which other widths of heads leave comparable; over the heads that both have: retained_count_difference with its 95 % bootstrap, within_one_percent (of the counts), and Spearman's
-    rank_correlation, missing where either side is constant.
+    retained_percent of the clean counts, which other widths of heads leave comparable; over the heads that both have:
+    retained_count_difference with its 95 % bootstrap, within_one_percent (of the counts), and Spearman's rank_correlation,
+    missing where either side is constant.
     """
     keys, agreement = ["perturbation", "level"], []
-    released = (
-        _as_text(published("released_head_features"), ["level"]).groupby(keys)[["retained_count", "clean_count"]].mean()
-    )
+    released = _as_text(published("released_head_features"), ["level"]).groupby(keys)
+    released = released[["retained_count", "clean_count"]].mean()
     for key, rows in compared.groupby(keys, sort=False):
         both = rows.dropna(subset="difference")
         here, there, off = both["retained_count"], both["released_retained_count"], both["difference"]
@@ -128,9 +128,8 @@ def feature_agreement(compared: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
         around = mean_and_interval(off, seed) if len(both) else [np.nan] * 3
         varied = min(here.nunique(), there.nunique()) > 1
         correlation = float(spearmanr(here, there).statistic) if varied else np.nan
-        agreement.append(
-            (*key, len(rows), *means["retained_count"], *shares, *around, 100 * (off.abs() <= 1).mean(), correlation)
-        )
+        counts = len(rows), *means["retained_count"], *shares
+        agreement.append((*key, *counts, *around, 100 * (off.abs() <= 1).mean(), correlation))
     difference = [f"retained_count_difference{side}" for side in SIDES]
     columns = [f"{name}{side}" for name in ("retained_count", "retained_percent") for side in ("", "_paper")]
     columns = ["heads", *columns, *difference, "within_one_percent", "rank_correlation"]
