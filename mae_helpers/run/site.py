@@ -147,7 +147,7 @@ def sources(profile: Profile, executed: Path, tables: Path, root: Path = ROOT) -
     if not settings["repository"]["url"]:
         settings.pop("launch_buttons", None)  # there is nowhere that they could lead to
     toc = yaml.safe_load((root / "_toc.yml").read_text())
-    ours = {path.stem for path in notebooks.find([], profile=profile.name)}
+    ours = {path.stem for path in notebooks.find([], root / "notebooks", profile.name)}
     for part in toc.get("parts", []):
         places = [Path(chapter["file"]) for chapter in part["chapters"]]
         part["chapters"] = [{"file": str(place)} for place in places if place.parts[0] == "book" or place.stem in ours]
