@@ -29,7 +29,7 @@ def k_curves(table: pd.DataFrame, ax: Axes, title: str) -> Axes:
     each = medians.assign(k=medians["k"].astype(str))  # as names: evenly spaced colours, whatever the numbers
     sns.lineplot(each, x="layer", y="theta1_deg", hue="k", palette="viridis", marker="o", ax=ax)
     ax.set(title=title, ylabel=r"median $\theta_1$ (degrees)")
-    ax.set_ylim(0, 1.25 * ax.get_ylim()[1])  # room for the legend
+    from_zero(ax, 1.2 * medians["theta1_deg"].max())  # room for the legend
     ax.legend(title="k", loc="upper left", ncols=3, fontsize="small")
     return layer_axis(ax, table["layer"])
 
