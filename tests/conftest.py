@@ -18,9 +18,11 @@ from timm.models.vision_transformer import VisionTransformer
 from mae_helpers.images.sets import ImageSet
 from mae_helpers.profile.settings import Input, load_profile
 from mae_helpers.run import command as run
-from mae_helpers.run import pdf
+from mae_helpers.run import pdf, warm
 from mae_helpers.run import site as book
 from mae_helpers.sweep.subjects import Subject
+
+warm.EACH.add("PYTEST_CURRENT_TEST")  # pytest's, of another value in each test
 
 # Four layers are the fewest that every rule in claims/ can read (thirds, quarters, three-layer climbs).
 TINY = {"img_size": 32, "patch_size": 8, "embed_dim": 24, "depth": 4, "num_heads": 4}

@@ -48,8 +48,12 @@ class Made:
         self.rollouts = {model: generator.random((12, 16)) for model in MODELS}
         self.embeddings = by_level(lambda: generator.normal(1, 1, (12, 6)))
         self.predictions = by_level(lambda: generator.integers(0, 5, 12))
+        self.probabilities = by_level(lambda: generator.random(12, dtype=np.float32))
         self.parts = {
-            name: closer.per_image(self.embeddings[name], self.predictions[name], self.seen, name) for name in LEVELS
+            name: closer.per_image(
+                self.embeddings[name], self.predictions[name], self.probabilities[name], self.seen, name
+            )
+            for name in LEVELS
         }
 
     def shown(self, models=MODELS, per_class=2):
@@ -103,6 +107,7 @@ def test_the_numbers_stand_beside_the_image_and_level_that_they_belong_to(made):
         cosine = clean @ moved / np.linalg.norm(clean) / np.linalg.norm(moved)
         assert row["cosine"] == pytest.approx(cosine)
         assert row["predicted"] == made.predictions["occlusion"][model][50][7]
+        assert row["probability"] == made.probabilities["occlusion"][model][50][7]
         assert row["correct"] == (row["predicted"] == made.images.labels[7])
         assert table.loc[(model, 0, "tiny/07"), "cosine"] == pytest.approx(1)
 
@@ -209,6 +214,7 @@ def test_every_image_and_level_has_its_numbers(made):
                 found, table = image["models"][model][name], made.parts[name].set_index(["model", "level", "image"])
                 rows = [table.loc[(model, level, image["id"])] for level in chosen]
                 assert found["cosine"] == [round(one["cosine"], 4) for one in rows]
+                assert found["probability"] == pytest.approx([one["probability"] for one in rows], abs=6e-5)
                 assert found["predicted"] == [made.predictions[name][model][level][row] for level in chosen]
                 assert found["correct"] == [label == made.images.labels[row] for label in found["predicted"]]
                 assert max(found["pictures"]) < len(image["pictures"])
@@ -248,7 +254,9 @@ def test_without_scripts_there_is_a_table_of_every_image_and_model(made):
     assert len(rows) == len(data["images"]) * len(MODELS)
     assert HOSTILE in rows[4][1]
     last = data["images"][-1]["models"]["vit_supervised"]["occlusion"]
-    assert rows[-1][-1] == f"{data['names'][last['predicted'][-1]]}, cosine {last['cosine'][-1]:.3f}"
+    assert rows[-1][-1] == (
+        f"{data['names'][last['predicted'][-1]]} ({last['probability'][-1]:.2f}), cosine {last['cosine'][-1]:.3f}"
+    )
 
 
 def test_the_demo_fits_whole_and_the_budget_leaves_room_for_the_rest():
@@ -260,7 +268,8 @@ def test_the_demo_fits_whole_and_the_budget_leaves_room_for_the_rest():
     assert len(shown) == 20
     values = by_level(lambda: generator.random((20, 3)), levels)
     labels = by_level(lambda: found.labels, levels)
-    table = pd.concat(closer.per_image(values[name], labels[name], seen, name) for name in levels)
+    sure = by_level(lambda: generator.random(20), levels)
+    table = pd.concat(closer.per_image(values[name], labels[name], sure[name], seen, name) for name in levels)
     text = closer.page(closer.page_data(shown, table, levels, closer.class_names(found, 10)))
     rest = len(text) - sum(len(uri) for one in shown for uri in one["pictures"])
     assert rest < 200_000
@@ -304,12 +313,14 @@ def shows(page, data, image, kind, level):
         card, placed = page.locator(f'[data-model="{place}"]'), about["models"][model["key"]]
         found = placed[kinds["key"]]
         name, cosine = data["names"][found["predicted"][level]], f"{found['cosine'][level]:.3f}"
-        verdict = "right" if found["correct"][level] else "wrong"
+        verdict, probability = "right" if found["correct"][level] else "wrong", f"{found['probability'][level]:.2f}"
         assert card.locator(".closer-seen").get_attribute("src") == about["pictures"][found["pictures"][level]]
         assert card.locator(".closer-overlay").get_attribute("src") == about["pictures"][placed["overlay"]]
         assert re.fullmatch(rf"{re.escape(name)} \S {verdict}", card.locator(".closer-prediction").text_content())
         assert card.locator(".closer-cosine").text_content() == cosine
-        assert f"{model['name']} predicts {name}, which is {verdict}; cosine {cosine}." in said
+        assert card.locator(".closer-probability").text_content() == probability
+        heard = f"predicts {name} with probability {probability}, which is {verdict}; cosine {cosine}."
+        assert f"{model['name']} {heard}" in said
     marks = page.locator("#closer-svg :is(circle, rect)").count()
     assert marks == len(kinds["levels"]) * len(data["models"])
 

@@ -1,5 +1,8 @@
 """Precision, batch size and compilation: what is asked for is done, put back afterwards, and moves no result too far."""
 
+import os
+import subprocess
+import sys
 from functools import partial
 from types import SimpleNamespace
 
@@ -19,7 +22,7 @@ from mae_helpers.perturbations.levels import Clean
 from mae_helpers.profile import machine
 from mae_helpers.profile.machine import Compute, computing_of, doubled, number_format, pick_device
 from mae_helpers.profile.settings import Computing
-from mae_helpers.run import chapter
+from mae_helpers.run import chapter, notebooks
 
 BF16_TOLERANCE = 0.03  # of the largest magnitude: what book/imagenet.md states
 
@@ -222,3 +225,19 @@ def test_a_device_is_there_or_refused():
     for name in ("gpu", "cuda:first", ""):
         with pytest.raises(ValueError, match=f"device '{name}': use auto, cpu"):
             pick_device(name)
+
+
+@pytest.mark.parametrize("chosen", [None, "active"])
+def test_threads_sleep_while_they_wait_unless_somebody_has_said_otherwise(chosen):
+    given = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
+    given |= {"OMP_WAIT_POLICY": chosen} if chosen else {}
+    code = "import mae_helpers, os, sys; print(os.environ['OMP_WAIT_POLICY'], 'torch' in sys.modules)"
+    told = subprocess.run([sys.executable, "-c", code], env=given, capture_output=True, text=True, check=True).stdout
+    assert told.split() == [chosen or "passive", "False"]
+
+
+def test_no_chapter_imports_pytorch_before_our_modules_have_said_how_it_waits():
+    for path in notebooks.find([]):
+        for cell in notebooks.read(path)["cells"]:
+            lines = cell["source"].splitlines() if cell["cell_type"] == "code" else []
+            assert not [line for line in lines if line.startswith(("import torch", "from torch"))], path.name

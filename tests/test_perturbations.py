@@ -246,7 +246,8 @@ def test_occlusion_levels_start_with_the_clean_image():
 def test_head_features_are_recorded_for_the_papers_ranking_and_all_that_is_for_clean_images():
     assert RANKINGS == ("cls_rollout", "patch_rollout", "random")
     measures = [Occlusion(50, ranking).measures for ranking in RANKINGS]
-    assert measures == [("prediction", "embedding", "heads"), ("prediction", "embedding"), ("prediction", "embedding")]
+    answers = ("prediction", "probability", "embedding")
+    assert measures == [(*answers, "heads"), answers, answers]
     assert {*measures[0], *GaussianBlur(5, 1.0).measures, "cls_rollout", "patch_rollout"} <= set(Clean().measures)
     assert "own_prediction" in Unchanged().measures
 

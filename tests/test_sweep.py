@@ -33,7 +33,7 @@ from mae_helpers.sweep.current import code_behind
 from mae_helpers.sweep.recorded import ROLLOUTS
 
 BLUR = GaussianBlur(5, 1.0)
-MEASURES = ("prediction", "embedding", "heads")
+MEASURES = ("prediction", "probability", "embedding", "heads")
 LEVELS = blur_levels(["I"]) | {"half": Occlusion(50)}
 TWO = ["mae_finetuned", "vit_supervised"]
 
@@ -74,6 +74,7 @@ def by_hand(vit, batch):
         tokens = block(tokens)
     return {
         "prediction": vit(batch).argmax(1).numpy(),
+        "probability": vit(batch).softmax(1).amax(1).numpy(),
         "embedding": tokens[:, 1:].mean(1).numpy(),
         "heads": torch.stack(heads, 1).numpy(),
         "cls_rollout": joint[:, 0, 1:].numpy(),

@@ -233,13 +233,24 @@ def token_kinds(model: nn.Module) -> dict[str, Callable[[LayerState], Tensor]]:
     return kinds if getattr(model, "cls_token", None) is not None else {name: kinds[name] for name in list(kinds)[1:]}
 
 
-def classify(model: nn.Module, state: LayerState, among: Sequence[int] | None = None) -> Tensor:
-    """The class that the model's own head, or the one fitted to it, gives after the last layer, of all or `among` some: (B,)."""
+@torch.no_grad()
+def class_scores(model: nn.Module, state: LayerState) -> Tensor:
+    """What the model's own head, or the one fitted to it, gives after the last layer, before softmax: (B, classes)."""
     tokens, head = model.norm(state.tokens), getattr(model, "fitted_head", None)
     if head is None and model.num_classes == 0:
         raise ValueError("this model has no classifier: use one with `num_classes` above 0, or fit it a `head`")
-    logits = model.forward_head(tokens) if head is None else head(tokens, state.prefix)  # [image, class]
+    return model.forward_head(tokens) if head is None else head(tokens, state.prefix)  # [image, class]
+
+
+def classify(model: nn.Module, state: LayerState, among: Sequence[int] | None = None) -> Tensor:
+    """The class of the highest score, of all or `among` some: (B,)."""
+    scores = class_scores(model, state)
     if among is None:
-        return logits.argmax(dim=1)
-    chosen = torch.as_tensor(among, device=logits.device)
-    return chosen[logits[:, chosen].argmax(dim=1)]
+        return scores.argmax(dim=1)
+    chosen = torch.as_tensor(among, device=scores.device)
+    return chosen[scores[:, chosen].argmax(dim=1)]
+
+
+def probability(model: nn.Module, state: LayerState) -> Tensor:
+    """The highest of the softmax probabilities over all classes, which is that of the predicted one: (B,)."""
+    return class_scores(model, state).float().softmax(dim=1).amax(dim=1)

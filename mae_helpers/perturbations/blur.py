@@ -30,7 +30,7 @@ class GaussianBlur(Perturbation):
 
     kernel_size: int
     sigma: float
-    measures: ClassVar[tuple[str, ...]] = ("prediction", "embedding", "heads")
+    measures: ClassVar[tuple[str, ...]] = ("prediction", "probability", "embedding", "heads")
 
     def __post_init__(self) -> None:
         if self.kernel_size < 1 or self.kernel_size % 2 == 0:

@@ -31,7 +31,10 @@ class Clean(Perturbation):
     """No change at all: the level `clean`, and 0 %."""
 
     name: ClassVar[str] = "clean"
-    measures: ClassVar[tuple[str, ...]] = ("prediction", "embedding", "heads", "cls_rollout", "patch_rollout")
+    measures: ClassVar[tuple[str, ...]] = (
+        *("prediction", "probability", "embedding", "heads"),
+        *("cls_rollout", "patch_rollout"),
+    )
 
     def change(self, images: ImageSet, clean: Mapping[str, np.ndarray]) -> Change:
         """The identity."""

@@ -46,7 +46,7 @@ class Occlusion(Perturbation):
     @property
     def measures(self) -> tuple[str, ...]:
         """Head features only for the paper's own ranking."""
-        return ("prediction", "embedding", "heads")[: 3 if self.ranking == "cls_rollout" else 2]
+        return ("prediction", "probability", "embedding", "heads")[: 4 if self.ranking == "cls_rollout" else 3]
 
     def change(self, images: ImageSet, clean: Mapping[str, np.ndarray]) -> Change:
         """Mask each image by its own ranking; `clean` holds the rollouts, (images, patches)."""

@@ -39,12 +39,17 @@ def class_names(images: ImageSet, count: int) -> list[str]:
     return [class_title(known[label]) if label in known else f"class {label}" for label in range(count)]
 
 
-def per_image(embeddings: ByLevel, predictions: ByLevel, sets: Sets, perturbation: str) -> pd.DataFrame:
-    """`alignment` of one perturbation, clean at its first level; also columns perturbation, predicted."""
+def per_image(
+    embeddings: ByLevel, predictions: ByLevel, probabilities: ByLevel, sets: Sets, perturbation: str
+) -> pd.DataFrame:
+    """`alignment` of one perturbation, clean at its first level; also columns perturbation, predicted, probability."""
     first = next(iter(next(iter(embeddings.values()))))
     table = alignment(embeddings, predictions, sets, clean=first)
-    predicted = [predictions[model][level] for model, levels in embeddings.items() for level in levels]
-    return table.assign(perturbation=perturbation, predicted=np.concatenate(predicted))
+    answers = {
+        name: np.concatenate([values[model][level] for model, levels in embeddings.items() for level in levels])
+        for name, values in (("predicted", predictions), ("probability", probabilities))
+    }
+    return table.assign(perturbation=perturbation, **answers)
 
 
 def first_rows(images: ImageSet, per_class: int) -> list[int]:
@@ -129,8 +134,9 @@ def page_data(shown: Sequence[dict], table: pd.DataFrame, levels: Levels, names:
 
     `table` comes from `per_image`; `names` are the classes' titles. KeyError where it lacks an image or a level.
     """
-    numbers = table.set_index(["image", "model", "perturbation", "level"])[["cosine", "predicted", "correct"]]
-    numbers = numbers.assign(cosine=numbers["cosine"].map(lambda cosine: round(cosine, 4)))
+    numbers = table.set_index(["image", "model", "perturbation", "level"])
+    numbers = numbers[["cosine", "predicted", "probability", "correct"]].astype({"probability": float})
+    numbers = numbers.round({"cosine": 4, "probability": 4})
     images, perturbations = [], []
     for one in shown:
         placed = {model: {"overlay": places["overlay"]} for model, places in one["models"].items()}

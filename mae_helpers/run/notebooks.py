@@ -214,11 +214,13 @@ def execute(
 ) -> None:
     """Run `source` with papermill into `target`; a failed copy goes to `failed/` beside it, and an older one stays.
 
-    Papermill is a process with this `environment` besides ours, and so is the notebook's own, which starts with our
-    interpreter. The copy carries `mark`, and digests of the files in the folder `tables` that its figures show. Raises
-    NotebookError with the failing cell's error, or where the process was killed; StorageError where the copy cannot be
-    written.
+    Papermill is a process with this `environment` besides ours, and so is the notebook's own, of our interpreter; both are
+    forked where that is safe (`warm`). The copy carries `mark`, and digests of the files in the folder `tables` that its
+    figures show. Raises NotebookError with the failing cell's error, or where the process was killed; StorageError where
+    the copy cannot be written.
     """
+    from mae_helpers.run import warm  # with PyTorch
+
     failed = target.parent / "failed" / target.name
     with TemporaryDirectory() as folder:
         copy, values, kernel = (Path(folder) / name for name in (source.name, "values.yaml", "kernels/python3"))
@@ -226,19 +228,10 @@ def execute(
         (kernel / "kernel.json").write_text(json.dumps(KERNEL))
         values.write_text(yaml.safe_dump(parameters))
         kernels = os.pathsep.join([folder, os.environ.get("JUPYTER_PATH", "")]).strip(os.pathsep)
-        done = subprocess.run(
-            [
-                *(sys.executable, "-m", "papermill", source.name, str(copy), "-f", str(values)),
-                *("--kernel", "python3", "--start-timeout", "180", "--no-progress-bar", "--log-level", "CRITICAL"),
-            ],
-            cwd=source.parent,
-            env=os.environ | {"JUPYTER_PATH": kernels, usage.RUNNER: str(os.getpid())} | environment,
-            stdin=subprocess.DEVNULL,
-            start_new_session=True,  # Ctrl-C is for the runner alone
-            capture_output=True,
-            text=True,
-            errors="replace",
-        )
+        command = [sys.executable, "-m", "papermill", source.name, str(copy), "-f", str(values)]
+        command += ["--kernel", "python3", "--start-timeout", "180", "--no-progress-bar", "--log-level", "CRITICAL"]
+        variables = {"JUPYTER_PATH": kernels, usage.RUNNER: str(os.getpid())} | environment
+        done = warm.run(command, source.parent, variables, str(parameters.get("device", "cpu")))
         notebook = read(copy) if copy.exists() else None
     if done.returncode:
         trouble = f"{source.stem}: {_trouble(notebook or {'cells': []}, done)}"

@@ -14,7 +14,10 @@ RUNNER = "MAE_HELPERS_RUNNER"  # the runner's process
 
 
 def peaks() -> dict[str, float]:
-    """Peak memory of this process so far in MB: `peak_memory_mb`, and `peak_gpu_memory_mb` where PyTorch used a GPU."""
+    """Peak memory of this process so far in MB: `peak_memory_mb`, and `peak_gpu_memory_mb` where PyTorch used a GPU.
+
+    Counted is what is resident, also where it is shared: a forked process begins with its parent's libraries.
+    """
     status = Path(
         "/proc/self/status"
     )  # Linux: `getrusage` there counts what the parent had before it began this one, too

@@ -8,7 +8,7 @@ import numpy as np
 from torch import nn
 
 from mae_helpers.encoder.passes import PerImage, Statistic, one_pass
-from mae_helpers.encoder.walk import classify, mean_patch
+from mae_helpers.encoder.walk import classify, mean_patch, probability
 from mae_helpers.measures.attention import Rollout
 from mae_helpers.measures.features import head_features
 from mae_helpers.perturbations.levels import Perturbation
@@ -21,6 +21,7 @@ MEASURES: dict[str, Callable[[nn.Module, Subject], Statistic]] = {
     "own_prediction": lambda model, subject: PerImage(
         partial(classify, model, among=subject.own_classes), only=len(model.blocks)
     ),
+    "probability": lambda model, subject: PerImage(partial(probability, model), only=len(model.blocks)),
     "embedding": lambda model, subject: PerImage(mean_patch, only=len(model.blocks)),  # before `fc_norm` (Table III)
     "heads": lambda model, subject: PerImage(head_features),
     "cls_rollout": lambda model, subject: Rollout("cls", len(model.blocks)),

@@ -85,6 +85,7 @@
       const card = cards[number], placed = image.models[model.key], found = placed[kind.key];
       const name = data.names[found.predicted[state.level]], right = found.correct[state.level];
       const cosine = found.cosine[state.level].toFixed(3), verdict = right ? "right" : "wrong";
+      const probability = found.probability[state.level].toFixed(2);
       const seen = card.querySelector(".closer-seen"), over = card.querySelector(".closer-overlay");
       seen.src = image.pictures[found.pictures[state.level]];
       seen.alt = `The image ${kind.words[state.level]}, as ${model.name} sees it`;
@@ -94,8 +95,9 @@
       word.className = "closer-" + verdict;
       word.textContent = (right ? "\u2713 " : "\u2717 ") + verdict;
       prediction.replaceChildren(name + " ", word);
+      card.querySelector(".closer-probability").textContent = probability;
       card.querySelector(".closer-cosine").textContent = cosine;
-      said.push(`${model.name} predicts ${name}, which is ${verdict}; cosine ${cosine}.`);
+      said.push(`${model.name} predicts ${name} with probability ${probability}, which is ${verdict}; cosine ${cosine}.`);
     });
     byId("said").textContent = `${image.title} ${kind.words[state.level]}. ${said.join(" ")}`;
     drawCurve();
@@ -127,6 +129,11 @@
   byId("clean").addEventListener("load", () => {
     root.classList.toggle("closer-small-pictures", byId("clean").naturalWidth <= 100);
   });
+  const skip = document.createElement("a");  // beside the book's own link to the text, the first stop of the Tab key
+  skip.href = "#closer";
+  skip.textContent = "Skip to the controls";
+  skip.addEventListener("click", (event) => { event.preventDefault(); byId("image").focus(); });
+  document.getElementById("pst-skip-link")?.append(" ", skip);
   window.addEventListener("hashchange", () => { follow(); show(); });
   root.hidden = false;
   follow();
