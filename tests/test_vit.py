@@ -66,9 +66,8 @@ def test_heads_that_are_not_a_v_are_refused_by_name(arguments, model, told):
 
 def test_the_one_block_that_differs_is_named():
     vit = make_vit(0)
-    vit.blocks[2].attn.scale *= 2
-    vit.blocks[2].attn.fused_attn = True  # which scales by itself
-    with pytest.raises(CheckpointError, match=r"tiny: block 3, a Block with Attention: .* up to .* apart, where A V"):
+    vit.blocks[2].attn = make_vit(0, attn_layer="diff").blocks[2].attn
+    with pytest.raises(CheckpointError, match=r"tiny: block 3, a Block with DiffAttention: "):
         check_heads(vit, "tiny")
 
 

@@ -66,6 +66,8 @@ def test_attention_and_head_outputs_fit_together(tiny_vit, tiny_images, fused, r
         assert attention.shape == (3, 4, length, length)
         assert heads.shape == (3, 4, length, 6)
         close(attention.sum(-1), torch.ones(3, 4, length))
+        assert len(state.fused) == fused, "a map that is formed from the queries and keys of the pass itself"
+        torch.testing.assert_close(attention, state.computed_again()[0], rtol=0, atol=1e-6)
         values = state.by_head(state.computed_again(torch.eye(length))[1])
         close(attention @ values, heads)
         close(state.attn.proj(heads.transpose(1, 2).flatten(2)).detach(), output)

@@ -11,6 +11,7 @@ import torch
 from timm.models.beit import Beit
 from timm.models.eva import Eva
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from mae_helpers.profile.machine import number_format
 
@@ -99,6 +100,29 @@ def _biased(attention: nn.Module, visible: Tensor | None, prefix: int) -> Iterat
         del attention._get_rel_pos_bias
 
 
+class _Fused(TorchFunctionMode):
+    """Keeps what fused attention was called with, while it is active: the queries and keys of a map that it never forms."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls: list[tuple[tuple, dict]] = []
+
+    def __torch_function__(
+        self, function: Callable, _: object, inputs: tuple = (), named: dict | None = None
+    ) -> object:
+        if function is nn.functional.scaled_dot_product_attention:
+            self.calls.append((inputs, named))
+        return function(*inputs, **(named or {}))
+
+
+def _map(
+    query: Tensor, key: Tensor, _: Tensor, attn_mask: Tensor | None = None, scale: float | None = None, **__
+) -> Tensor:
+    """softmax(scale Q K^T + mask), in the order in which timm's attention forms it where it is not fused."""
+    scores = (query * (query.shape[-1] ** -0.5 if scale is None else scale)) @ key.transpose(-2, -1)
+    return (scores if attn_mask is None else scores + attn_mask).softmax(dim=-1)  # [image, head, query, key]
+
+
 @dataclass(frozen=True)
 class LayerState:
     """What one layer, counted from 1, did to a batch.
@@ -116,6 +140,7 @@ class LayerState:
     attn: nn.Module
     told: tuple[tuple, dict]
     merged_heads: Tensor  # [image, token, (head; feature)]
+    fused: list[tuple[tuple, dict]]  # what fused attention was called with, once a call
 
     def attention(self) -> Tensor:
         """A = softmax(Q K^T / sqrt(d_h)), (B, heads, P + N, P + N) in float32; rows sum to 1. Formed once: do not change it.
@@ -130,6 +155,8 @@ class LayerState:
 
     @cached_property
     def _attention(self) -> Tensor:
+        if len(self.fused) == 1 and self.tokens.dtype == self.fused[0][0][0].dtype == torch.float32:
+            return _map(*self.fused[0][0], **self.fused[0][1])
         return self.computed_again()[0]
 
     @torch.no_grad()
@@ -202,12 +229,12 @@ def walk(
             ),
         )
         try:
-            with number_format(precision, images.device), _biased(block.attn, visible, prefix):
+            with number_format(precision, images.device), _biased(block.attn, visible, prefix), _Fused() as fused:
                 tokens = block(tokens, **places)
         finally:
             for hook in hooks:
                 hook.remove()
-        yield LayerState(layer, tokens, visible, prefix, has_cls, block.attn, seen["told"], seen["merged"])
+        yield LayerState(layer, tokens, visible, prefix, has_cls, block.attn, seen["told"], seen["merged"], fused.calls)
 
 
 def cls_token(state: LayerState) -> Tensor:

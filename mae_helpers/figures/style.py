@@ -92,7 +92,7 @@ def use_style() -> None:
     mpl.rc("legend", frameon=False)
     mpl.rc("lines", markersize=4)
     mpl.rc("grid", color="#E5E5E5")
-    mpl.rc("svg", hashsalt="mae-helpers")
+    mpl.rc("svg", hashsalt="mae-helpers", fonttype="none")  # text stays text
     if "ipykernel" in sys.modules:
         set_matplotlib_formats("svg", metadata={"Date": None})  # sharp at any size; the same run draws the same bytes
 
