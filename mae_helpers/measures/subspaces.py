@@ -114,14 +114,18 @@ def principal_angles(bases: np.ndarray, first: Sequence[int], second: Sequence[i
     return np.degrees(angles)
 
 
+def check_k(k: int, width: int) -> None:
+    """ValueError where two subspaces of k of `width` dimensions cannot be told apart."""
+    if not 1 <= k <= width // 2:
+        raise ValueError(f"k = {k}: two subspaces of {width} dimensions can be told apart for k from 1 to {width // 2}")
+
+
 def angle_table(bases: dict[tuple[str, int], np.ndarray], pairs: Sequence[tuple[str, str]], k: int) -> pd.DataFrame:
     """theta_1, the smallest principal angle between top-k subspaces: layer, class_a, class_b, theta1_deg.
 
     `bases` holds right singular vectors (D, k or more) by (group, layer). ValueError where k does not fit D.
     """
-    width = next(iter(bases.values())).shape[0]
-    if not 1 <= k <= width // 2:
-        raise ValueError(f"k = {k}: two subspaces of {width} dimensions can be told apart for k from 1 to {width // 2}")
+    check_k(k, len(next(iter(bases.values()))))
     names, parts = sorted({name for pair in pairs for name in pair}), []
     first, second = ([names.index(pair[side]) for pair in pairs] for side in (0, 1))
     for layer in sorted({layer for _, layer in bases}):

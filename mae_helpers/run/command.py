@@ -174,7 +174,11 @@ def build_book(run: Run, out: Path, required: bool) -> bool:
     if not printed.exists():
         from mae_helpers.run import pdf
 
-        pdf.print_book(out / "html", site.order(out), printed)
+        print("book: printing it as a PDF, where Chromium is installed", file=sys.stderr, flush=True)
+        try:
+            pdf.print_book(out / "html", site.order(out), printed)
+        except notebooks.NotebookError as error:
+            print(f"book: without its PDF, as {error}", file=sys.stderr)
     state = f"built in {time.monotonic() - began:.0f} s" if built else "up to date"
     print(f"book {state}: {out / 'html' / 'index.html'}", file=sys.stderr)
     return True

@@ -212,6 +212,7 @@ def build(profile: Profile, executed: Path, tables: Path, out: Path, root: Path 
     if stamp.exists() and stamp.read_text() == digest:
         return False
     stamp.unlink(missing_ok=True)
+    print(f"book: building its pages; {log} will say more", file=sys.stderr, flush=True)
     program = "from jupyter_book.cli.main import main; main()"  # it has no __main__; its script may not be on PATH
     call = [sys.executable, "-c", program, "build", str(source), "--path-output", str(work)]
     around = frame(files)  # Sphinx alone leaves a page as it was where only what it shows of the others changed
