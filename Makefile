@@ -1,5 +1,5 @@
 # make book    run every notebook on a profile and build _build/html/index.html
-# make test    the whole test suite
+# make test    the whole test suite; FAST=1 leaves out what runs chapters, a browser or many processes
 # make lab     JupyterLab on the notebooks
 # make bench   measure how fast it is, into benchmarks/results.csv; BENCH="--only rollout" only some rows
 # PROFILE=paper, PROFILE=atlas or PROFILE=my.yaml picks other images and models; RUN holds more options for mae_helpers.run.
@@ -7,6 +7,7 @@
 PROFILE ?= demo
 RUN ?=
 BENCH ?=
+FAST ?=
 PYTHON ?= python3
 BIN := .venv/bin
 
@@ -18,7 +19,7 @@ book: .venv/ready
 	$(BIN)/python -m mae_helpers.run --profile "$(PROFILE)" $(RUN)
 
 test: .venv/ready
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(if $(FAST),-m "not slow")
 
 bench: .venv/ready
 	$(BIN)/uv pip install -q --python $(BIN)/python -c requirements.lock -r benchmarks/requirements.txt

@@ -24,6 +24,18 @@ from mae_helpers.sweep.subjects import Subject
 
 warm.EACH.add("PYTEST_CURRENT_TEST")  # pytest's, of another value in each test
 
+SLOW = (  # what runs chapters, a browser or many processes, trains, or goes through hundreds of cases
+    *("any_vit", "benchmarks", "claims", "contributing", "corruptions", "decoded", "demo_training", "files", "killed"),
+    *("malformed", "odd_sets", "official_layout", "paper_profile", "parameters", "run", "untrained", "warm", "workers"),
+)
+
+
+def pytest_collection_modifyitems(items):
+    for item in items:
+        if item.path.stem.removeprefix("test_") in SLOW or {"tiny_run", "browser"} & set(item.fixturenames):
+            item.add_marker("slow")
+
+
 # Four layers are the fewest that every rule in claims/ can read (thirds, quarters, three-layer climbs).
 TINY = {"img_size": 32, "patch_size": 8, "embed_dim": 24, "depth": 4, "num_heads": 4}
 CLASSES = ["bird", "cat", "dog"]

@@ -6,7 +6,6 @@ import re
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 
-
 CUT_OFF = """[...document.querySelectorAll("div.math mjx-container")].filter(
     formula => formula.getBoundingClientRect().left < formula.parentNode.getBoundingClientRect().left - 1
 ).map(formula => formula.textContent)"""  # formulas whose beginning cannot be scrolled to
