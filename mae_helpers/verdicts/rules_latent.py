@@ -63,7 +63,7 @@ def _from_paper(cosine: pd.DataFrame, perturbation: str, level: object) -> str:
 def blur_cosine(images: pd.DataFrame) -> Finding:
     """Table III(a): the mean cosine at levels I to VIII."""
     cosine = by_level(images, BLUR, "cosine").loc["I":"VIII"]
-    words = f"cosine {cosine[0]['I']:.3f} at I, {cosine[0]['VIII']:.3f} at VIII; the least {Estimate.of(cosine.min()):.3f}"
+    words = f"cosine {cosine[0]['I']:.3f} at I, {cosine[0]['VIII']:.3f} at VIII, least {Estimate.of(cosine.min()):.3f}"
     difference = f"{_from_paper(cosine, BLUR, 'VIII')} at level VIII"
     full, partly = (_stays(images, BLUR, "I", last, 0.8) for last in ("VIII", "IV"))
     return Finding(words, full, partly, difference)
