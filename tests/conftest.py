@@ -18,11 +18,9 @@ from timm.models.vision_transformer import VisionTransformer
 from mae_helpers.images.sets import ImageSet
 from mae_helpers.profile.settings import Input, load_profile
 from mae_helpers.run import command as run
-from mae_helpers.run import pdf, warm
+from mae_helpers.run import pdf
 from mae_helpers.run import site as book
 from mae_helpers.sweep.subjects import Subject
-
-warm.EACH.add("PYTEST_CURRENT_TEST")  # pytest's, of another value in each test
 
 SLOW = (  # what runs chapters, a browser or many processes, trains, or goes through hundreds of cases
     *("any_vit", "benchmarks", "claims", "contributing", "corruptions", "decoded", "demo_training", "files", "killed"),

@@ -36,12 +36,12 @@ _lock, _served = Lock(), []
 def run(command: list[str], folder: Path, variables: dict[str, str], device: str) -> subprocess.CompletedProcess:
     """Run `python -m papermill ...` to its end in a session of its own, as Ctrl-C is for us alone.
 
-    It is forked where that is safe: on Linux, on no GPU, and in the environment that the server began with, which is ours
-    with these `variables`. The status is below 0 for a process that was killed.
+    It is forked where that is safe: on Linux, on no GPU, and where the server began with the same `variables`, which are
+    set besides ours. The status is below 0 for a process that was killed.
     """
     with _lock:
         environment = os.environ | variables
-        forked = sys.platform == "linux" and pick_device(device).type == "cpu" and _serves(environment)
+        forked = sys.platform == "linux" and pick_device(device).type == "cpu" and _serves(variables)
     if not forked:
         how = {"stdin": subprocess.DEVNULL, "start_new_session": True, "capture_output": True}
         return subprocess.run(command, cwd=folder, env=environment, text=True, errors="replace", **how)
@@ -54,9 +54,9 @@ def run(command: list[str], folder: Path, variables: dict[str, str], device: str
             return subprocess.CompletedProcess(command, process.exitcode, stderr=told.read())
 
 
-def _serves(environment: dict[str, str]) -> bool:
-    """Whether the server has these variables, but for a chapter's own; the first call begins it with them."""
-    shared = {name: value for name, value in environment.items() if name not in EACH}
+def _serves(variables: dict[str, str]) -> bool:
+    """Whether the server began with these variables, but for a chapter's own; the first call begins it with them."""
+    shared = {name: value for name, value in variables.items() if name not in EACH}
     if not _served:
         _served.append(shared)
         before = dict(os.environ)
