@@ -62,8 +62,9 @@ def test_nothing_that_makes_a_fork_unsafe_is_imported(told):
     assert len([name for name in threads if name != "jemalloc_bg_thd"]) <= 1 + 2 * of_each
 
 
-def test_a_chapter_is_the_same_to_the_byte_forked_or_not(tiny_profile, tmp_path, monkeypatch):
+def test_a_chapter_is_the_same_to_the_byte_forked_or_not(told, tiny_profile, tmp_path, monkeypatch):
     """But for addresses of objects, and what papermill says of its time."""
+    told()  # the server has begun
     profile, found = load_profile(tiny_profile()), []
     for forks in (True, False):
         monkeypatch.setattr(warm, "_serves", lambda variables, forks=forks: forks)

@@ -8,14 +8,12 @@ from mae_helpers.figures.style import panels
 
 def feature_heatmaps(table: pd.DataFrame, largest: int, xlabel: str) -> Figure:
     """Figs. 6, 7: a panel a layer, heads by levels, coloured by retained_count, mean over classes, of `largest`."""
-    levels, drawn = (
-        list(dict.fromkeys(table["level"])),
-        table.groupby(["layer", "head", "level"])["retained_count"].mean(),
-    )
+    levels = list(dict.fromkeys(table["level"]))
+    most = max(largest, table.groupby(["layer", "head", "level"])["retained_count"].mean().max())
     figure, axes = panels(table["layer"].nunique(), 4, 2.5, sharex=True, sharey=True)
     for ax, (layer, rows) in zip(axes, table.groupby("layer"), strict=True):
         wide = rows.pivot_table(index="head", columns="level", values="retained_count", sort=False).sort_index()[levels]
-        picture = ax.imshow(wide, vmin=0, vmax=max(largest, drawn.max()), cmap="viridis", aspect="auto")
+        picture = ax.imshow(wide, vmin=0, vmax=most, cmap="viridis", aspect="auto")
         ax.set(xticks=range(len(levels)), yticks=range(0, len(wide), 3), yticklabels=wide.index[::3])
         ax.set_xticklabels([level if not number % 3 else "" for number, level in enumerate(levels)], fontsize=8)
         ax.set_title(f"Layer {layer}", fontsize=9)
