@@ -186,7 +186,7 @@ class Killed(Exception):
 def test_an_interrupted_run_ends_with_the_same_weights(tmp_path, data, monkeypatch, pretrained, stage, killed_after):
     """2 epochs of 2 steps: stopped within the first epoch, between the two, and within the second."""
     monkeypatch.setattr(training, "SAVED_EVERY", -1)  # after every step
-    recipe = RECIPE if stage == "pretrain" else replace(RECIPE, whole=1, official=not stage.endswith("_plain"))
+    recipe = RECIPE if stage == "pretrain" else replace(RECIPE, whole=0.5, official=not stage.endswith("_plain"))
     whole, resumed = tmp_path / "whole", tmp_path / "resumed"
     for folder in (whole, resumed):
         folder.mkdir()
@@ -211,6 +211,14 @@ def test_an_interrupted_run_ends_with_the_same_weights(tmp_path, data, monkeypat
     histories = [pd.read_csv(folder / f"{stage}.csv") for folder in (whole, resumed)]
     assert histories[1]["epoch"].iloc[-1] == 2
     assert histories[0]["loss"].tolist() == histories[1]["loss"].tolist()
+
+
+def test_the_last_share_of_an_epoch_sees_all_patches(tmp_path, data):
+    """2 epochs of 2 steps, the last half of an epoch whole: one step of four."""
+    stage, seen = Stage("supervised", replace(RECIPE, whole=0.5), tmp_path, data, "cpu", seed=0), []
+    stage.model.register_forward_pre_hook(lambda model, given: seen.append(given[1]) if model.training else None)
+    stage.run()
+    assert [None if kept is None else kept.shape[1] for kept in seen] == [49, 49, 49, None]
 
 
 @pytest.fixture(scope="module")

@@ -47,7 +47,7 @@ PROGRESS = ("step", "seconds", "losses", "history")  # of a stage, beside its we
 
 @dataclass(frozen=True)
 class Recipe:
-    """One stage's settings; `kept` is the share of patches that the encoder sees, but for the last `whole` epochs.
+    """One stage's settings; `kept` is the share of patches that the encoder sees, but for the last `whole` of an epoch.
 
     The learning rate falls along one cosine a cycle, each with a warm-up and an optimizer of its own; cycles begin at
     epoch 0 and at each of `restarts`.
@@ -57,7 +57,7 @@ class Recipe:
     batch: int
     learning_rate: float
     kept: float
-    whole: int = 0
+    whole: float = 0.0
     restarts: tuple[int, ...] = ()
     weight_decay: float = 0.05
     warmup: float = 0.1
@@ -84,8 +84,8 @@ RECIPES = {
     "cpu": _stages(
         "float32",
         pretrain=Recipe(15, batch=128, learning_rate=1.2e-3, kept=0.25, restarts=(4, 7, 11)),
-        finetune=Recipe(8, batch=128, learning_rate=1e-3, kept=0.25, whole=1, layer_decay=0.65, drop_path=0.1),
-        supervised=Recipe(8, batch=128, learning_rate=8e-4, kept=0.25, whole=1, drop_path=0.1),
+        finetune=Recipe(4, batch=128, learning_rate=1e-3, kept=0.25, whole=0.25, layer_decay=0.65, drop_path=0.1),
+        supervised=Recipe(4, batch=128, learning_rate=8e-4, kept=0.25, whole=0.25, drop_path=0.1),
     ),
     "gpu": _stages(
         "bfloat16",
@@ -245,11 +245,12 @@ class Stage:
         """One step on the images `index` (B,), their gradients summed chunk by chunk; returns the mean loss."""
         recipe, device = self.recipe, torch.device(self.device)
         epoch, place = divmod(self.step, self.steps)
+        whole = self.step >= (recipe.epochs - recipe.whole) * self.steps
         random_seed(self.seed + 1000, self.step)
         generator = torch.Generator().manual_seed(1_000_003 * self.seed + self.step)
         augmented = official_batch if recipe.official else plain_batch
         batch, targets = augmented(self.images[index], self.labels[index], recipe.smoothing)
-        visible = random_patches(len(index), 1 if epoch >= recipe.epochs - recipe.whole else recipe.kept, generator)
+        visible = random_patches(len(index), 1 if whole else recipe.kept, generator)
         visible = None if visible is None else visible.to(device)
         self.scheduler.step_update((epoch - recipe.cycle(epoch)[0]) * self.steps + place)
         self.model.train()
