@@ -22,7 +22,7 @@ test: .venv/ready
 	$(BIN)/python -m pytest $(if $(FAST),-m "not slow")
 
 bench: .venv/ready
-	$(BIN)/uv pip install -q --python $(BIN)/python -c requirements.lock -r benchmarks/requirements.txt
+	$(BIN)/uv pip install -q --compile-bytecode --python $(BIN)/python -c requirements.lock -r benchmarks/requirements.txt
 	$(BIN)/python -m benchmarks $(BENCH)
 
 lab: .venv/ready
@@ -44,6 +44,6 @@ clean:
 	"$(PYTHON)" -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 11) <= v <= (3, 13) else f"error: $(PYTHON) is Python {v[0]}.{v[1]}; this project needs 3.11 to 3.13: make PYTHON=python3.12 ...")'
 	test -x $(BIN)/python || "$(PYTHON)" -m venv .venv
 	$(BIN)/python -m pip install -q --disable-pip-version-check "$$(grep '^uv==' requirements.lock || echo uv)"
-	$(BIN)/uv pip sync -q --python $(BIN)/python requirements.lock
+	$(BIN)/uv pip sync -q --compile-bytecode --python $(BIN)/python requirements.lock
 	$(BIN)/uv pip install -q --python $(BIN)/python --no-deps --no-build-isolation -e .
 	touch $@

@@ -1,5 +1,7 @@
 """The rules on made-up tables, on the published numbers and on untrained networks, and the scorecard as a whole."""
 
+import re
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -92,6 +94,40 @@ def test_the_untrained_network_beside_it_supports_nothing(paper_card):
     assert set(untrained.loc[untrained["verdict"] == SUPPORTED].index) == set()
     assert (paper_card["untrained"] == untrained["here"]).all()
     assert (untrained["here"] != "").sum() > 15
+
+
+ASKED_FOR = {  # what a rule compares with random weights or with a bound, beside the obvious: in words
+    "attention_is_global.first": r"on average [\d.]+ % .*away",
+    "vit_starts_local": r"a difference of [+-]\d+ %",
+    "vit_expands": r"\d+ % .*more \(rank correlation of layers' means with depth -?\d\.\d\d\)",
+    "angles_grow": r"rise [\d.-]+ .*rank correlation -?\d\.\d\d",
+    "angles_are_about_classes": r"[\d.]+ .*times the larger",
+    "singular_values_grow": r"(times [\d.]+ .*rank correlation -?\d\.\d\d.*){2}",
+    "masks_agree": r"lowest 5 %: \d\.\d+.*times as far",
+    "blur_cosine": r"turned by up to [\d.]+ % .*of the way",
+    "blur_cosine_strongest": r"turned by up to [\d.]+ % .*of the way",
+    "occlusion_cosine": r"turned by up to [\d.]+ % .*of the way",
+    "norms_hold": r"[\d.]+ % .* and [\d.]+ % .*of the spread of norms",
+    "shallow_layers_have_more": r"a contrast of -?\d\.\d\d",
+    "blur_features": r"Q up to [\d.]+ %",
+    "occlusion_features": r"Q up to [\d.]+ %",
+    "deeper_layers_lose_more": r"[+-]\d+ .*points",
+    "drop_rises_at_strongest_blur": r"differ by [+-]\d\.\d\d",
+}
+
+
+def test_a_row_has_the_numbers_that_its_rule_compares_of_both_networks(paper_card):
+    for name, words in ASKED_FOR.items():
+        for column in ("here", "untrained"):
+            assert re.search(words, paper_card[column][name]), (name, column, paper_card[column][name])
+
+
+def test_the_quotient_is_of_what_a_class_has_of_its_own():
+    """A head has 8 common features, of which another class has 2 as well; 3 are lost: Q = 3 / 6."""
+    table = features().assign(shared_count=2, clean_count=8, retained_count=8)
+    for level, largest in (("X", 0), ("VIII", 50)):  # the claim is about levels I to VIII
+        table.loc[table["level"] == level, "retained_count"] = 5
+        assert f"Q up to {largest:.1f} %" in judged("blur_features", table)["here"]
 
 
 def test_with_the_models_exchanged_the_comparisons_turn_round():

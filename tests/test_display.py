@@ -3,7 +3,7 @@
 import time
 from concurrent.futures import ThreadPoolExecutor
 
-from mae_helpers.run.display import Display, clock
+from mae_helpers.run.display import Display, clock, last_line
 
 
 def test_a_chapter_that_ends_has_a_line_and_one_that_fails_says_so(capsys, tmp_path):
@@ -40,3 +40,12 @@ def test_a_terminal_has_one_line_of_what_is_running(capsys, tmp_path):
     first, *rest = capsys.readouterr().err.split("\r\033[K")[1:]
     assert first == "01 blur 3/9 0:00  |  02 starting 0:00"
     assert sorted(rest) == ["01  done  0:00\n", "02  done  0:00\n"]
+
+
+def test_what_the_book_does_is_the_last_line_of_its_log(tmp_path):
+    log = tmp_path / "book.log"
+    assert last_line(log) == "starting"
+    log.write_text("Running\n\x1b[01mreading sources... \x1b[39;49;00m[ 50%] \x1b[35mnotebooks/05\x1b[39;49;00m\n\n")
+    assert last_line(log) == "reading sources... [ 50%] notebooks/05"
+    log.write_text("x" * 200)
+    assert last_line(log) == "x" * 60

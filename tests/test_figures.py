@@ -45,6 +45,7 @@ def test_a_map_of_many_classes_has_one_legend_for_all():
     assert [text.get_text() for text in legend.get_texts()] == classes
 
 
+@pytest.mark.slow
 def test_figures_are_drawn_without_torch():
     """Every module of the room is imported anew, in a process of its own."""
     modules = [f"mae_helpers.figures.{path.stem}" for path in Path(style.__file__).parent.glob("*.py")]

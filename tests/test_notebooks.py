@@ -292,6 +292,7 @@ BLUR = {"05_gaussian_blur", "06_occlusion", "07_imagenet_c", "08_directional_ali
 VERDICTS = BLUR | {path.stem for path in SOURCES if path.stem < "05" or path.stem.startswith(("10", "11"))}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("edited", "expected"),
     [

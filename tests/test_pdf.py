@@ -48,6 +48,7 @@ def test_every_link_of_the_book_has_an_end(site, pages):
     assert within <= set(ids), within - set(ids)
 
 
+@pytest.mark.slow
 def test_the_whole_is_printed_where_there_is_a_browser(html, monkeypatch):
     if not any(map(shutil.which, pdf.BROWSERS)):
         pytest.skip("no Chromium")

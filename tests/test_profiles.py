@@ -189,6 +189,7 @@ def test_titles_and_descriptions_decide_nothing(tiny_profile, tmp_path):
         values = yaml.safe_load(path.read_text())
         for part in (values, values["images"], values["second_images"], values["shifted_images"]["R"]):
             part["title"] = title
+        values["models"]["mae_finetuned"]["training"] = dict.fromkeys(("start", "augmentation", "source"), title)
         path.write_text(yaml.safe_dump(values | {"about": title}))
         here = chapter.begin(str(path), "cpu", results_folder=str(tmp_path / "results"))
         here.sweep({"mae_finetuned": here.images()}, {"clean": Clean()}, "prediction")

@@ -163,6 +163,7 @@ def writes(folder, number):
         results.record_run(folder, f"{number}_{name}", {"seconds": number}, device="cpu")
 
 
+@pytest.mark.slow
 def test_nothing_is_lost_where_several_processes_write_at_once(tmp_path):
     started = [processes.start(writes, tmp_path, number) for number in range(4)]
     for process in started:

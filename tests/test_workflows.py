@@ -43,6 +43,7 @@ def broken(folder, name, right, wrong):
     return path
 
 
+@pytest.mark.slow
 def test_the_workflows_fit_the_schema_and_a_mistake_is_found(tmp_path):
     assert sorted(WORKFLOWS) == ["links", "pages", "rerun", "tests"]
     command = [sys.executable, "-m", "check_jsonschema", "--builtin-schema", "vendor.github-workflows"]

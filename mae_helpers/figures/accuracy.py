@@ -22,6 +22,19 @@ def level_points(table: pd.DataFrame, x: str, y: str, ax: Axes, band: Sequence[s
     return ax
 
 
+def effect_points(table: pd.DataFrame, ax: Axes) -> Axes:
+    """An effect by condition, downwards, with its interval: filled of the accuracy, hollow of its change from clean images."""
+    conditions = list(dict.fromkeys(table["condition"]))
+    for (of, rows), aside, face in zip(table.groupby("of"), (-0.12, 0.12), ("#0072B2", "white"), strict=True):
+        places = rows["condition"].map(conditions.index) + aside
+        error = [rows["points"] - rows["low"], rows["high"] - rows["points"]]
+        style = {"fmt": "o", "ms": 6, "capsize": 3, "color": "#0072B2", "mfc": face, "label": of}
+        ax.errorbar(rows["points"], places, xerr=error, **style)
+    ax.axvline(0, color="black", lw=1, ls=":")
+    ax.set(yticks=range(len(conditions)), yticklabels=conditions, ylim=(len(conditions) - 0.5, -0.5))
+    return ax
+
+
 def published_curve(x: Sequence, y: Sequence[float], ax: Axes) -> Axes:
     """The paper's values in grey: another model and other data, wherever the profile is not the paper's."""
     ax.plot(x, y, ls="--", lw=1.2, marker="x", color="#999999", label="paper (MAE ViT-B, ImageNet)", zorder=1)

@@ -1,6 +1,7 @@
 """How often a prediction is right, with 95 % intervals over images (Tables I, II, Fig. 5)."""
 
 from collections.abc import Hashable, Mapping, Sequence
+from functools import cache
 from typing import Protocol
 
 import numpy as np
@@ -35,10 +36,14 @@ def top1_percent(correct: np.ndarray) -> dict[str, float]:
     With n images, a share p of them right and z = 1.96: (p + z^2 / 2n +- z sqrt(p (1 - p) / n + z^2 / 4n^2)) / (1 + z^2 / n).
     It also holds near 0 and 100 %, where a bootstrap of few images has no width.
     """
-    found = binomtest(int(np.sum(correct)), len(correct))
-    ends = found.proportion_ci(method="wilson")
     names = ("top1_percent", "top1_low", "top1_high")
-    return {name: 100 * float(share) for name, share in zip(names, (found.statistic, *ends), strict=True)}
+    return dict(zip(names, _wilson(int(np.sum(correct)), len(correct)), strict=True))
+
+
+@cache
+def _wilson(right: int, images: int) -> tuple[float, ...]:
+    found = binomtest(right, images)
+    return tuple(100 * float(share) for share in (found.statistic, *found.proportion_ci(method="wilson")))
 
 
 def as_letters(correct: np.ndarray) -> str:

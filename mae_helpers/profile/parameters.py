@@ -14,7 +14,7 @@ from pydantic import BeforeValidator, ConfigDict, Field, TypeAdapter, Validation
 from mae_helpers.profile import plain_yaml
 
 # A parameter that is measured, not counted: fractions are allowed though its default is a whole number.
-MEASURED = ("perplexity", "patch_perplexity", "occlusion_percents")
+MEASURED = ("perplexity", "patch_perplexity", "occlusion_percents", "masked_percent")
 ALL_WHERE_NONE = "images_per_class"  # how the parameters end of which None takes all images
 LARGEST_SEED = 2**32 - 1  # the largest that scikit-learn and openTSNE take
 LARGEST_COUNT = 1_000_000

@@ -1,4 +1,4 @@
-"""Progress of a long loop: a bar on a terminal, one line in a file for a runner, nothing in a captured page."""
+"""Progress of a long loop: a bar on a terminal or in JupyterLab, a line in a file for a runner, nothing in a captured page."""
 
 import os
 import sys
@@ -7,16 +7,17 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
 PROGRESS_FILE = "MAE_HELPERS_PROGRESS"  # environment variable: where a runner reads "label step/total"
+SESSION = "JPY_SESSION_NAME"  # set by Jupyter's server for a notebook that somebody has open, by no papermill
 
 
 def progress(items: Iterable[Any], label: str, total: int) -> Iterator[Any]:
     """Pass `items` through while telling how far they are, in whichever way the surroundings can show."""
     file, written = os.environ.get(PROGRESS_FILE), 0.0
-    has_no_bar = bool(file) or "ipykernel" in sys.modules or not sys.stderr.isatty()
-    for step, item in enumerate(tqdm(items, label, total, disable=has_no_bar, leave=False), 1):
+    watched = SESSION in os.environ if "ipykernel" in sys.modules else sys.stderr.isatty()
+    for step, item in enumerate(tqdm(items, label, total, disable=bool(file) or not watched, leave=False), 1):
         if file and (time.monotonic() - written > 0.5 or step == total):
             Path(file).write_text(f"{label} {step}/{total}")
             written = time.monotonic()

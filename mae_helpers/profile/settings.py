@@ -181,6 +181,14 @@ class Head(_Settings):
     token: Literal["mean_patch", "cls"] = "mean_patch"
 
 
+class Training(_Settings):
+    """How a classifier was trained: what its weights started from, with which augmentations, and where that is told."""
+
+    start: str
+    augmentation: str
+    source: str
+
+
 class Model(_Settings):
     """A Vision Transformer and its weights: architecture, where the file lies or comes from, and its normalisation.
 
@@ -199,6 +207,8 @@ class Model(_Settings):
     std: Deviations | None = None
     head: Head | None = None
     optional: bool = False  # left out where its weights cannot be had
+    training: Training | None = None
+    ablation: bool = False  # compared in chapter 13 alone, by its `training`
 
     @pydantic.model_validator(mode="after")
     def _named(self) -> "Model":

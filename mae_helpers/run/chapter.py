@@ -20,7 +20,7 @@ from mae_helpers.images.sets import ImageSet, fingerprint, left_out
 from mae_helpers.perturbations.levels import Perturbation
 from mae_helpers.profile.machine import Compute, computing_of, pick_device
 from mae_helpers.profile.parameters import check_parameter, defaults_in
-from mae_helpers.profile.settings import CONTROL, ROOT, Images, Profile, load_profile
+from mae_helpers.profile.settings import CONTROL, ROOT, Images, Profile, Training, load_profile
 from mae_helpers.run import tables as results
 from mae_helpers.sweep.subjects import Subject, open_source
 from mae_helpers.sweep.sweep import sweep
@@ -77,8 +77,15 @@ class Chapter:
 
     @property
     def encoders(self) -> list[str]:
-        """The models to look at, in the profile's order."""
-        return list(self.profile.models)
+        """The models to look at, in the profile's order: all but those of an ablation."""
+        return [name for name, model in self.profile.models.items() if not model.ablation]
+
+    @property
+    def trainings(self) -> dict[str, Training]:
+        """How each classifier was trained, ablations too, where the profile says so; the one that claims are about first."""
+        told = {name: model.training for name, model in self.profile.models.items() if model.training}
+        names = sorted(filter(self.class_count, told), key=lambda name: name != self.study["classifier"])
+        return {name: told[name] for name in names}
 
     @cached_property
     def study(self) -> dict[str, str]:

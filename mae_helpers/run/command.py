@@ -168,8 +168,12 @@ def build_book(run: Run, out: Path, required: bool) -> bool:
     if complaints:
         print(f"no book was built: {'; '.join(complaints)}", file=sys.stderr)
         return not required
-    began = time.monotonic()
-    built = site.build(run.profile, run.executed, run.tables, out)
+    began, display = time.monotonic(), Display()
+    (out / "book.log").unlink(missing_ok=True)  # the last build's
+    with ThreadPoolExecutor(1) as pool, display.following("book", out / "book.log"):
+        building = pool.submit(site.build, run.profile, run.executed, run.tables, out)
+        display.wait([building])
+        built = building.result()
     printed = out / "html" / "book.pdf"
     if not printed.exists():
         from mae_helpers.run import pdf

@@ -1,5 +1,6 @@
-"""What the terminal shows while chapters run: one live line of all that are running, a plain line for each that ended."""
+"""What the terminal shows while chapters run and the book is built: one live line of both, a plain line for each that ended."""
 
+import re
 import sys
 import time
 from collections.abc import Collection, Iterator
@@ -10,7 +11,7 @@ from threading import Lock
 
 
 class Display:
-    """The chapters that are running: of each, the file that its kernel writes its progress to, and when it began."""
+    """What is running: of each, the file whose last line tells how far it is, and when it began."""
 
     def __init__(self) -> None:
         self.running: dict[str, tuple[Path, float]] = {}
@@ -39,12 +40,16 @@ class Display:
         """Until all `chapters` have ended: on a terminal, the live line anew every half second."""
         while wait(chapters, timeout=0.5).not_done:
             with self.lock:
-                parts = [
-                    f"{title} {file.read_text() if file.exists() else 'starting'} {clock(began)}"
-                    for title, (file, began) in self.running.items()
-                ]
+                parts = [f"{title} {last_line(file)} {clock(began)}" for title, (file, began) in self.running.items()]
                 if self.live and parts:
                     self._print("  |  ".join(parts), end="")
+
+
+def last_line(file: Path) -> str:
+    """The last line of a file that has any text, without its colours and at most 60 characters of it, or `starting`."""
+    lines = file.read_text(errors="replace").split("\n") if file.exists() else []
+    plain = [text for line in lines[-20:] if (text := re.sub(r"\x1b\[[\d;]*m", "", line).strip())]
+    return plain[-1][:60] if plain else "starting"
 
 
 def clock(began: float) -> str:

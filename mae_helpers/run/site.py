@@ -8,6 +8,7 @@ its number, as in `**Fig. 5.2.** Accuracy by blur level.`, and becomes its capti
 import copy
 import csv
 import hashlib
+import os
 import re
 import shutil
 import subprocess
@@ -212,7 +213,6 @@ def build(profile: Profile, executed: Path, tables: Path, out: Path, root: Path 
     if stamp.exists() and stamp.read_text() == digest:
         return False
     stamp.unlink(missing_ok=True)
-    print(f"book: building its pages; {log} will say more", file=sys.stderr, flush=True)
     program = "from jupyter_book.cli.main import main; main()"  # it has no __main__; its script may not be on PATH
     call = [sys.executable, "-c", program, "build", str(source), "--path-output", str(work)]
     around = frame(files)  # Sphinx alone leaves a page as it was where only what it shows of the others changed
@@ -220,8 +220,10 @@ def build(profile: Profile, executed: Path, tables: Path, out: Path, root: Path 
     framed.unlink(missing_ok=True)
     if again:
         shutil.rmtree(work / "_build" / "html", ignore_errors=True)  # pages that are no more among them
-    done = subprocess.run([*call, *again, "-W", "-n", "--keep-going"], capture_output=True, text=True)
-    log.write_text(done.stdout + done.stderr)
+    with log.open("w") as file:  # line by line, for whoever follows it
+        call += [*again, "-W", "-n", "--keep-going"]
+        told = {"stdout": file, "stderr": subprocess.STDOUT, "env": os.environ | {"PYTHONUNBUFFERED": "1"}}
+        done = subprocess.run(call, **told)
     if done.returncode:
         said = [line for line in log.read_text().splitlines() if any(w in line for w in ("WARNING", "ERROR", "rror:"))]
         raise notebooks.NotebookError(

@@ -45,6 +45,9 @@ COLUMNS = {
         "released_clean_count released_retained_count",
         "fig8_feature_drop": "model perturbation level mean_drop low high",
         "fig8_one_class": "model perturbation level mean_drop low high",
+        "factors_accuracy": "model condition images top1_percent top1_low top1_high",
+        "factors_effects": "effect condition of points low high",
+        "factors_inside": "model condition mean_cosine cosine_low cosine_high mean_drop low high",
         "cka": "model_a model_b token control layer_a layer_b cka",
         "notes_pairing": "pairing level mean_cosine above_099 in_place",
         "notes_checkpoint": "model layer knn_percent chance_percent",
@@ -82,7 +85,7 @@ def folder(profile: Profile, results: str | Path | None = None) -> Path:
 def data_fingerprint(profile: Profile) -> str:
     """A digest of the profile's input and models, of its images and checkpoints, and of what lies beside the bundled ones."""
     parts = {"input", "same_as_paper", "compute", "models"}
-    elsewhere = {"models": {"__all__": {"checkpoint", "title"}}}  # the file counts, wherever it lies
+    elsewhere = {"models": {"__all__": {"checkpoint", "title", "training"}}}  # the file counts, wherever it lies
     digest = hashlib.sha256(profile.model_dump_json(include=parts, exclude=elsewhere).encode())
     for source in (profile.images, profile.second_images, *profile.shifted_images.values()):
         digest.update(b"" if images.left_out(source) else images.fingerprint(source).encode())

@@ -64,6 +64,7 @@ class Estimate:
         return Estimate(value, float(value - down), float(value + up))
 
     def __format__(self, style: str) -> str:
+        style = style.replace(".", "z.")  # no -0
         value, low, high = (format(number, style).replace("%", " %") for number in (self.value, self.low, self.high))
         return value if self.low == self.high else f"{value} ({low} to {high})"
 

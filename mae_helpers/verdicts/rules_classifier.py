@@ -102,10 +102,10 @@ def any_subset_serves(fig5: pd.DataFrame) -> Finding:
     """Fig. 5: with half of the patches masked, guided or at random, how much is kept, and what guiding costs."""
     share = _half_masked(fig5)
     guided, random = (Estimate.of(row) for _, row in share.iterrows())
-    cost = Estimate.of(share.loc["random"] - share.loc["cls_rollout"])
-    words = f"half masked, {guided:.0%} kept when guided, {random:.0%} at random"
+    cost = Estimate.of(100 * (share.loc["random"] - share.loc["cls_rollout"]))
+    words = f"half masked, {guided:.0%} kept when guided, {random:.0%} at random: guiding costs {cost:.0f} points"
     full, partly = (
-        every(guided.above(least), random.above(least), cost.below(most)) for least, most in ((0.75, 0.1), (0.5, 0.2))
+        every(guided.above(least), random.above(least), cost.below(most)) for least, most in ((0.75, 10), (0.5, 20))
     )
     return Finding(words, full, partly)
 
@@ -132,11 +132,13 @@ def noise_is_steeper(table2: pd.DataFrame) -> Finding:
     """Table II: points lost from the first to the last severity, by group."""
     first, last = (accuracies(table2, "group", "noise", "blur", severity=at).drop(index="clean") for at in (1, 5))
     loss = (first - last).sort_index()
-    noise, others = loss.loc["noise"], loss.drop(index="noise")
+    others = loss.drop(index="noise")
+    most, mean = (Estimate.of(loss.loc["noise"] - other) for other in (others.max(), others.mean()))
     words = "points lost from severity 1 to 5: " + ", ".join(
         f"{name} {Estimate.of(row):.1f}" for name, row in loss.iterrows()
     )
-    return Finding(words, Estimate.of(noise - others.max()).above(0), Estimate.of(noise - others.mean()).above(0))
+    words += f"; noise less the most of the others {most:+.1f}, less their mean {mean:+.1f}"
+    return Finding(words, most.above(0), mean.above(0))
 
 
 def severity_is_gradual(table2: pd.DataFrame) -> Finding:
@@ -144,8 +146,10 @@ def severity_is_gradual(table2: pd.DataFrame) -> Finding:
     mean = accuracies(table2, "severity", 1, 2, 3, 4, 5).drop(index="clean")
     falls, whole = -mean.diff().iloc[1:], mean.iloc[0] - mean.iloc[-1]
     words = "mean over corruptions: " + ", ".join(f"{value:.1f}" for value in mean[0]) + " %"
-    full = every(Estimate.of(falls.min()).above(0), Estimate.of(falls.max() - whole / 2).below(0))
-    return Finding(words, full, Estimate.of(whole).above(0))
+    least, most, total = map(Estimate.of, (falls.min(), falls.max(), whole))
+    words += f"; steps of {least:.1f} to {most:.1f} points, {total:.1f} in all"
+    full = every(least.above(0), Estimate.of(falls.max() - whole / 2).below(0))
+    return Finding(words, full, total.above(0))
 
 
 def larger_shifts(shift: pd.DataFrame, table1: pd.DataFrame) -> Finding:

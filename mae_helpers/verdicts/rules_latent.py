@@ -5,10 +5,14 @@ every image nothing changes, and this shows nothing: so changes are shares of th
 such a share in an untrained network at most two thirds may be found here.
 """
 
+from collections.abc import Callable
+from functools import partial
+
 import pandas as pd
 
 from mae_helpers.verdicts.finding import (
     CLASSIFIER,
+    CONTROL,
     Estimate,
     Finding,
     NotTestedError,
@@ -39,6 +43,14 @@ def by_level(images: pd.DataFrame, perturbation: str, value: str, model: str = C
     return over(images, "image", value, "level", *LEVELS[perturbation], **where)
 
 
+def _less(table: pd.DataFrame, *shares: Callable[[str], pd.Series]) -> tuple[bool | None, str]:
+    """Whether a model's shares are AT_MOST those of an untrained network, and they in words; True, "" without one."""
+    if not (table["model"] == CONTROL).any():
+        return True, ""
+    less = every(*(beats(table, lambda model, of=of: -of(model), AT_MOST, CLASSIFIER) for of in shares))
+    return less, " and ".join(f"{Estimate.of(of(CLASSIFIER)):.1%}" for of in shares)
+
+
 def _way(images: pd.DataFrame, perturbation: str, model: str) -> pd.DataFrame:
     """By level, how far embeddings turn on the way to those of other images: mean 1 - cosine over mean 1 - others."""
     images = images.assign(turned=1 - images["cosine"], apart=1 - images["others"])
@@ -46,13 +58,13 @@ def _way(images: pd.DataFrame, perturbation: str, model: str) -> pd.DataFrame:
     return turned / apart.clip(lower=NOTHING)
 
 
-def _stays(images: pd.DataFrame, perturbation: str, first: object, last: object, bound: float) -> bool | None:
+def _stays(
+    images: pd.DataFrame, perturbation: str, first: object, last: object, bound: float
+) -> tuple[bool | None, str]:
     """Whether the cosine from one level to another stays above a bound, and turns less than an untrained network's."""
     least = by_level(images, perturbation, "cosine").loc[first:last].min()
-    turns_less = beats(
-        images, lambda model: -_way(images, perturbation, model).loc[first:last].max(), AT_MOST, CLASSIFIER
-    )
-    return every(Estimate.of(least).above(bound), turns_less)
+    less, way = _less(images, lambda model: _way(images, perturbation, model).loc[first:last].max())
+    return every(Estimate.of(least).above(bound), less), way and f"; turned by up to {way} of the way to another image"
 
 
 def _from_paper(cosine: pd.DataFrame, perturbation: str, level: object) -> str:
@@ -65,15 +77,15 @@ def blur_cosine(images: pd.DataFrame) -> Finding:
     cosine = by_level(images, BLUR, "cosine").loc["I":"VIII"]
     words = f"cosine {cosine[0]['I']:.3f} at I, {cosine[0]['VIII']:.3f} at VIII, least {Estimate.of(cosine.min()):.3f}"
     difference = f"{_from_paper(cosine, BLUR, 'VIII')} at level VIII"
-    full, partly = (_stays(images, BLUR, "I", last, 0.8) for last in ("VIII", "IV"))
-    return Finding(words, full, partly, difference)
+    (full, turned), (partly, _) = (_stays(images, BLUR, "I", last, 0.8) for last in ("VIII", "IV"))
+    return Finding(words + turned, full, partly, difference)
 
 
 def blur_cosine_strongest(images: pd.DataFrame) -> Finding:
     """Table III(a): the mean cosine at level X."""
     cosine = by_level(images, BLUR, "cosine")
-    full, partly = (_stays(images, BLUR, "X", "X", bound) for bound in (0.7, 0.55))
-    return Finding(f"{Estimate.of(cosine.loc['X']):.3f}", full, partly, _from_paper(cosine, BLUR, "X"))
+    (full, turned), (partly, _) = (_stays(images, BLUR, "X", "X", bound) for bound in (0.7, 0.55))
+    return Finding(f"{Estimate.of(cosine.loc['X']):.3f}{turned}", full, partly, _from_paper(cosine, BLUR, "X"))
 
 
 def occlusion_cosine(images: pd.DataFrame) -> Finding:
@@ -81,8 +93,10 @@ def occlusion_cosine(images: pd.DataFrame) -> Finding:
     cosine = by_level(images, OCCLUSION, "cosine")
     words = f"{Estimate.of(cosine.loc[60]):.3f} at 60 %, {Estimate.of(cosine.loc[90]):.3f} at 90 %"
     difference = ", ".join(f"{_from_paper(cosine, OCCLUSION, percent)} at {percent} %" for percent in (60, 90))
-    full, partly = (_stays(images, OCCLUSION, 10, last, 0.75) for last in (60, 30))
-    return Finding(words, every(full, Estimate.of(cosine.loc[60] - cosine.loc[90]).above(0)), partly, difference)
+    (full, turned), (partly, _) = (_stays(images, OCCLUSION, 10, last, 0.75) for last in (60, 30))
+    return Finding(
+        words + turned, every(full, Estimate.of(cosine.loc[60] - cosine.loc[90]).above(0)), partly, difference
+    )
 
 
 def wrong_are_less_aligned(images: pd.DataFrame, table1: pd.DataFrame) -> Finding:
@@ -129,11 +143,10 @@ def norms_hold(images: pd.DataFrame) -> Finding:
         return change(kind, model) / by_level(images, kind, "norm_deviation", model).iloc[0].clip(lower=NOTHING)
 
     found = [Estimate.of(change(kind)) for kind in (BLUR, OCCLUSION)]
-    less = [
-        beats(images, lambda model, kind=kind: -way(kind, model), AT_MOST, CLASSIFIER) for kind in (BLUR, OCCLUSION)
-    ]
+    less, ways = _less(images, *(partial(way, kind) for kind in (BLUR, OCCLUSION)))
     words = f"{found[0]:.1%} of the norm for blur, {found[1]:.1%} for occlusion (medians over levels)"
-    full, partly = (every(*less, *(one.below(bound) for one in found)) for bound in (0.1, 0.2))
+    words += ways and f"; {ways} of the spread of norms"
+    full, partly = (every(less, *(one.below(bound) for one in found)) for bound in (0.1, 0.2))
     return Finding(words, full, partly)
 
 
@@ -151,35 +164,36 @@ def _share(features: pd.DataFrame, perturbation: str, model: str = CLASSIFIER) -
     return counts / counts.loc["clean"]
 
 
-def _keeps_more(features: pd.DataFrame, perturbation: str, first: object, last: object) -> bool | None:
-    """Whether features are lost less than in an untrained network, as shares of those that another class has not."""
+def _quotient(features: pd.DataFrame, perturbation: str, first: object, last: object) -> tuple[bool | None, str]:
+    """Whether Q, the features lost as a share of those that another class has not, is less than in an untrained network."""
 
-    def kept(model: str) -> pd.Series:
+    def quotient(model: str) -> pd.Series:
         rows = select(features, model, perturbation=perturbation)
         clean = rows[rows["level"] == rows["level"].iloc[0]]
         other = over(clean, "class", "shared_count", "level", model=model).iloc[0]
         counts = retained(features, perturbation, model)
-        return (counts.loc[first:last].min() - counts.loc["clean"]) / (counts.loc["clean"] - other).clip(lower=NOTHING)
+        return (counts.loc["clean"] - counts.loc[first:last].min()) / (counts.loc["clean"] - other).clip(lower=NOTHING)
 
-    return beats(features, kept, AT_MOST, CLASSIFIER)
+    less, largest = _less(features, quotient)
+    return less, largest and f"; Q up to {largest}"
 
 
 def blur_features(features: pd.DataFrame) -> Finding:
     """Fig. 6: the share of the common features retained at levels I to VIII, and at X."""
     share = _share(features, BLUR)
     words = f"{100 * share[0]['I']:.0f} % retained at I, {Estimate.of(share.loc['VIII']):.0%} at VIII, {100 * share[0]['X']:.0f} % at X"
-    least, better = Estimate.of(share.loc["I":"VIII"].min()), _keeps_more(features, BLUR, "I", "VIII")
-    full, partly = (every(better, least.above(bound)) for bound in (0.8, 0.6))
-    return Finding(words, full, partly)
+    least, (less, quotient) = Estimate.of(share.loc["I":"VIII"].min()), _quotient(features, BLUR, "I", "VIII")
+    full, partly = (every(less, least.above(bound)) for bound in (0.8, 0.6))
+    return Finding(words + quotient, full, partly)
 
 
 def occlusion_features(features: pd.DataFrame) -> Finding:
     """Fig. 7: the share of the common features retained at 50 % and 60 %."""
     share = _share(features, OCCLUSION)
     half, sixty = (Estimate.of(share.loc[percent]) for percent in (50, 60))
-    better = _keeps_more(features, OCCLUSION, 10, 60)
-    full, partly = (every(better, half.above(a), sixty.above(b)) for a, b in ((0.6, 0.5), (0.4, 0.4)))
-    return Finding(f"{half:.0%} retained at 50 %, {sixty:.0%} at 60 %", full, partly)
+    less, quotient = _quotient(features, OCCLUSION, 10, 60)
+    full, partly = (every(less, half.above(a), sixty.above(b)) for a, b in ((0.6, 0.5), (0.4, 0.4)))
+    return Finding(f"{half:.0%} retained at 50 %, {sixty:.0%} at 60 %{quotient}", full, partly)
 
 
 def _thirds(features: pd.DataFrame, perturbation: str, model: str = CLASSIFIER) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -200,7 +214,8 @@ def deeper_layers_lose_more(features: pd.DataFrame) -> Finding:
         return last - first
 
     first, last = map(Estimate.of, lost())
-    words = f"lost from 60 % to 90 %: {first:.0%} in the first third of the layers, {last:.0%} in the last"
+    words = f"lost from 60 % to 90 %: {first:.0%} in the first third of the layers, {last:.0%} in the last, "
+    words += f"{Estimate.of(100 * excess(CLASSIFIER)):+.0f} points"
     more, found = beats(features, excess, 1.5, CLASSIFIER), Estimate.of(excess(CLASSIFIER))
     return Finding(words, every(more, found.above(0.1)), every(more, found.above(0)))
 
@@ -219,10 +234,8 @@ def shallow_layers_have_more(features: pd.DataFrame) -> Finding:
         Estimate.of(excess(BLUR).loc["clean"]).above(0),
         beats(features, lambda model: excess(BLUR, model).loc["clean"], 1.5, CLASSIFIER),
     )
-    words = (
-        f"{Estimate.of(first):.2f} a head in the first third of the layers, {Estimate.of(last):.2f} in the last, clean "
-    )
-    words += f"(rank correlation with depth {spearman(by_layer):.2f}); "
+    words = f"{Estimate.of(first):.2f} a head in the first third of the layers, {Estimate.of(last):.2f} in the last, clean, "
+    words += f"a contrast of {Estimate.of(excess(BLUR).loc['clean']):.2f} (rank correlation with depth {spearman(by_layer):.2f}); "
     words += "so at every level" if all(always) else "not surely so at every level"
     return Finding(words, every(clean, *always, spearman(by_layer) <= -0.5), clean)
 
@@ -248,7 +261,8 @@ def drop_rises_at_strongest_blur(features: pd.DataFrame) -> Finding:
         return (drop.loc["X"] - drop.loc["IX"]) - (drop.loc["IX"] - drop.loc["I"])
 
     drop = _drop(features, BLUR)
-    words = f"{drop[0]['I']:.2f} at I, {drop[0]['IX']:.2f} at IX, {Estimate.of(drop.loc['X']):.2f} at X"
+    words = f"{drop[0]['I']:.2f} at I, {drop[0]['IX']:.2f} at IX, {Estimate.of(drop.loc['X']):.2f} at X; "
+    words += f"the last step and all from I to IX differ by {Estimate.of(sharper()):+.2f}"
     sharp = every(Estimate.of(sharper()).above(0), beats(features, sharper, 1.5, CLASSIFIER))
     rises = Estimate.of(drop.loc["X"] - drop.drop(index="X").max()).above(0)
     return Finding(words, every(sharp, rises), rises)

@@ -91,7 +91,7 @@ def attention_is_global(table: pd.DataFrame, images: str = "first") -> Finding:
     low, high = GLOBAL
     inside = float(share.between(low, high).mean())
     words = f"{100 * inside:.0f} % of heads between {100 * low:.0f} % and {100 * high:.0f} % of uniform attention's distance; "
-    words += f"all between {100 * share.min():.0f} % and {100 * share.max():.0f} %"
+    words += f"all between {100 * share.min():.0f} % and {100 * share.max():.0f} %; on average {Estimate.of(away(ENCODER)):.1%} away from it"
     selective = beats(table[table["images"] == images], away, 1.5, ENCODER)
     note = "uniform attention itself gives 100 %"
     return Finding(words, every(inside >= 0.9, selective), every(inside >= 0.5, selective), note=note)
@@ -102,7 +102,10 @@ def vit_starts_local(table: pd.DataFrame) -> Finding:
     early = table[table["layer"] <= depth(table["layer"], 4) // 4]
     tenths = (redrawn(_shares(early, model)[["share"]], partial(np.quantile, q=0.1)) for model in (BESIDE, ENCODER))
     vit, mae = (Estimate.of(tenth.loc["share"]) for tenth in tenths)
-    words = f"most local tenth of early heads: [beside] {vit:.0%}, [encoder] {mae:.0%} of uniform attention's distance"
+    words = (
+        f"most local tenth of early heads: [beside] {vit:.0%}, [encoder] {mae:.0%} of uniform attention's distance, "
+    )
+    words += f"a difference of {mae - vit:+.0%}"
     return Finding(words, every(vit.below(0.5), mae.above(0.5)), (mae - vit).above(0.1))
 
 
@@ -112,10 +115,10 @@ def vit_expands(table: pd.DataFrame) -> Finding:
     last, means = depth(shares["layer"], 3), shares.groupby("layer")["share"].mean()
     ends = shares[shares["layer"] <= last / 3], shares[shares["layer"] > last - last / 3]
     first, deep = (Estimate.of(resample(part[["share"]]).loc["share"]) for part in ends)
-    words = (
-        f"[beside]: {first:.0%} of uniform attention's distance in the first third of the layers, {deep:.0%} in the "
+    words = f"[beside]: means of {first:.0%} of uniform attention's distance in the first third of the layers and {deep:.0%} "
+    words += (
+        f"in the last, {deep - first:.0%} more (rank correlation of layers' means with depth {spearman(means):.2f})"
     )
-    words += f"last (rank correlation with depth {spearman(means):.2f})"
     grows = (deep - first).above(0.1)
     return Finding(words, every(grows, spearman(means) >= 0.8), grows)
 
@@ -177,7 +180,9 @@ def singular_values_grow(table: pd.DataFrame) -> Finding:
         found = Estimate.of(growth(ENCODER))
         more = every(found.above(1), beats(rows, growth, 1.25, ENCODER))
         truths.append(every(more, spearman(mean) >= 0.8))
-        words.append(f"{name} {mean.iloc[0]:.3g} to {mean.iloc[-1]:.3g}, times {found:.2f}")
+        words.append(
+            f"{name} {mean.iloc[0]:.3g} to {mean.iloc[-1]:.3g}, times {found:.2f}, rank correlation {spearman(mean):.2f}"
+        )
     return Finding("; ".join(words), every(*truths), any(truths))
 
 
@@ -194,8 +199,11 @@ def masks_agree(cosines: pd.DataFrame, table: pd.DataFrame) -> Finding:
     norms = select(table, ENCODER).groupby("image")["norm"]
     within, between = needed(pairs["cosine_median"], "within", "between")[["within", "between"]]
     inside, across = float((norms.max() - norms.min()).median()), float(norms.mean().max() - norms.mean().min())
-    words = f"median cosine {within:.3f} within an image, {between:.3f} between images; a norm's range is {inside:.2f} "
-    words += f"within an image (median) and {across:.2f} between images' means"
+    words = (
+        f"median cosine {within:.3f} within an image (lowest 5 %: {pairs['cosine_p05']['within']:.3f}), {between:.3f} "
+    )
+    words += f"between images, {Estimate.of(apart(ENCODER)):.1f} times as far; a norm's range is {inside:.2f} within an image "
+    words += f"(median) and {across:.2f} between images' means"
     more = every(bool(within > between), beats(table, apart, 1.5, ENCODER))
     full = every(more, bool(pairs.loc["within", "cosine_p05"] > between), inside <= across / 3)
     return Finding(words, full, more)
