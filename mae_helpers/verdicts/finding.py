@@ -202,6 +202,6 @@ def beats(table: pd.DataFrame, value: Callable[[str], pd.Series], factor: float,
     return Estimate.of(value(model) - factor * value(CONTROL)).above(0) if measured else True
 
 
-def spearman(values: pd.Series) -> float:
-    """The rank correlation of values with their order; NaN where they are all equal."""
-    return float(rank_correlation(values.to_frame()).iloc[0])
+def in_order_of_depth(values: pd.DataFrame) -> Estimate:
+    """The rank correlation of layers (in rows, see `resample`) with their order; 0 where all are equal."""
+    return Estimate.of(rank_correlation(values).fillna(0.0))

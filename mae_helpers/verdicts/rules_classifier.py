@@ -84,10 +84,13 @@ def slopes(values: pd.DataFrame, knee: int = 60) -> tuple[pd.Series, pd.Series]:
 
 def occlusion_knee(fig5: pd.DataFrame) -> Finding:
     """Fig. 5: the loss a step before and beyond 60 %."""
-    before, after = slopes(-accuracies(fig5, **GUIDED).drop(index="clean"))
+    top1 = accuracies(fig5, **GUIDED)
+    before, after = slopes(-top1.drop(index="clean"))
     words = f"{Estimate.of(before):.1f} points lost in a step of 10 % up to 60 %, {Estimate.of(after):.1f} beyond"
+    left = Estimate.of(kept(top1, chance(fig5)).loc[60])
+    sharp, more = Estimate.of(after - 1.5 * before.clip(lower=0)), Estimate.of(after - before)
     return Finding(
-        words, Estimate.of(after - 1.5 * before.clip(lower=0)).above(0), Estimate.of(after - before).above(0)
+        words, sharp.above(0), more.above(0), note=f"at 60 %, {left:.0%} of what is above chance is left to lose"
     )
 
 

@@ -20,13 +20,13 @@ from mae_helpers.verdicts.finding import (
     beats,
     depth,
     every,
+    in_order_of_depth,
     needed,
     over,
     rank_correlation,
     resample,
     select,
     some,
-    spearman,
 )
 from mae_helpers.verdicts.published import paper
 from mae_helpers.verdicts.rules_classifier import GUIDED, slopes
@@ -227,7 +227,9 @@ def shallow_layers_have_more(features: pd.DataFrame) -> Finding:
         first, last = _thirds(features, kind, model)
         return (first - last) / (first + last)
 
-    by_layer = select(features).groupby("layer")["clean_count"].mean()
+    rows = select(features, perturbation=BLUR)
+    clean = rows[rows["level"] == rows["level"].iloc[0]]
+    rank = in_order_of_depth(over(clean, "class", "clean_count", "layer", model=clean["model"].iloc[0]))
     first, last = (part.loc["clean"] for part in _thirds(features, BLUR))
     always = [Estimate.of(excess(kind).min()).above(0) for kind in (BLUR, OCCLUSION)]
     clean = every(
@@ -235,9 +237,9 @@ def shallow_layers_have_more(features: pd.DataFrame) -> Finding:
         beats(features, lambda model: excess(BLUR, model).loc["clean"], 1.5, CLASSIFIER),
     )
     words = f"{Estimate.of(first):.2f} a head in the first third of the layers, {Estimate.of(last):.2f} in the last, clean, "
-    words += f"a contrast of {Estimate.of(excess(BLUR).loc['clean']):.2f} (rank correlation with depth {spearman(by_layer):.2f}); "
+    words += f"a contrast of {Estimate.of(excess(BLUR).loc['clean']):.2f} (rank correlation with depth {rank:.2f}); "
     words += "so at every level" if all(always) else "not surely so at every level"
-    return Finding(words, every(clean, *always, spearman(by_layer) <= -0.5), clean)
+    return Finding(words, every(clean, *always, rank.below(-0.5)), clean)
 
 
 def retention_follows_accuracy(features: pd.DataFrame, table1: pd.DataFrame, fig5: pd.DataFrame) -> Finding:

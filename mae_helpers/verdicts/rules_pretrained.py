@@ -18,12 +18,12 @@ from mae_helpers.verdicts.finding import (
     beats,
     depth,
     every,
+    in_order_of_depth,
     needed,
     over,
     redrawn,
     resample,
     select,
-    spearman,
 )
 
 CLUSTERS_AT, PAPER_UNIFORM_PX = (7, 9), 116.5
@@ -105,22 +105,24 @@ def vit_starts_local(table: pd.DataFrame) -> Finding:
     words = (
         f"most local tenth of early heads: [beside] {vit:.0%}, [encoder] {mae:.0%} of uniform attention's distance, "
     )
-    words += f"a difference of {mae - vit:+.0%}"
+    words += f"a difference of {100 * (mae.value - vit.value):+.0f} points"
     return Finding(words, every(vit.below(0.5), mae.above(0.5)), (mae - vit).above(0.1))
 
 
 def vit_expands(table: pd.DataFrame) -> Finding:
     """Sec. IV-A1, "while deeper layers gradually incorporate more global context": the supervised ViT's heads by depth."""
     shares = _shares(table, BESIDE)
-    last, means = depth(shares["layer"], 3), shares.groupby("layer")["share"].mean()
+    last = depth(shares["layer"], 3)
+    by_layer = shares.assign(head=shares.groupby("layer").cumcount()).pivot(
+        index="head", columns="layer", values="share"
+    )
+    rank = in_order_of_depth(resample(by_layer))
     ends = shares[shares["layer"] <= last / 3], shares[shares["layer"] > last - last / 3]
     first, deep = (Estimate.of(resample(part[["share"]]).loc["share"]) for part in ends)
     words = f"[beside]: means of {first:.0%} of uniform attention's distance in the first third of the layers and {deep:.0%} "
-    words += (
-        f"in the last, {deep - first:.0%} more (rank correlation of layers' means with depth {spearman(means):.2f})"
-    )
+    words += f"in the last, {100 * (deep.value - first.value):+.0f} points (rank correlation of layers' means with depth {rank:.2f})"
     grows = (deep - first).above(0.1)
-    return Finding(words, every(grows, spearman(means) >= 0.8), grows)
+    return Finding(words, every(grows, rank.above(0.8)), grows)
 
 
 def _angles(table: pd.DataFrame, model: str, control: str = "between_classes") -> pd.DataFrame:
@@ -141,12 +143,11 @@ def angles_grow(table: pd.DataFrame) -> Finding:
     depth(table["layer"], 2)
     rows = select(table, ENCODER, main=True, control="between_classes").groupby("layer")["theta1_deg"]
     width, median = rows.quantile(0.75) - rows.quantile(0.25), rows.median()
+    rank = in_order_of_depth(_angles(table, ENCODER))
     words = f"median {median.iloc[0]:.1f} to {median.iloc[-1]:.1f} degrees, rise {Estimate.of(rise(ENCODER)):.1f} "
-    words += (
-        f"(rank correlation {spearman(median):.2f}); interquartile range {width.iloc[0]:.1f} to {width.iloc[-1]:.1f}"
-    )
+    words += f"(rank correlation {rank:.2f}); interquartile range {width.iloc[0]:.1f} to {width.iloc[-1]:.1f}"
     more = every(Estimate.of(rise(ENCODER)).above(0), beats(table, rise, 1.5, ENCODER))
-    return Finding(words, every(more, spearman(median) >= 0.8, width.iloc[-1] > width.iloc[0]), more)
+    return Finding(words, every(more, rank.above(0.8), bool(width.iloc[-1] > width.iloc[0])), more)
 
 
 def angles_are_about_classes(table: pd.DataFrame) -> Finding:
@@ -176,13 +177,12 @@ def singular_values_grow(table: pd.DataFrame) -> Finding:
             by_layer = over(rows, "class", "singular_value", "layer", model=model)
             return by_layer.iloc[-1] / by_layer.iloc[0]
 
-        mean = select(rows, ENCODER).groupby("layer")["singular_value"].mean()
-        found = Estimate.of(growth(ENCODER))
+        means, found = over(rows, "class", "singular_value", "layer", model=ENCODER), Estimate.of(growth(ENCODER))
+        rank = in_order_of_depth(means)
         more = every(found.above(1), beats(rows, growth, 1.25, ENCODER))
-        truths.append(every(more, spearman(mean) >= 0.8))
-        words.append(
-            f"{name} {mean.iloc[0]:.3g} to {mean.iloc[-1]:.3g}, times {found:.2f}, rank correlation {spearman(mean):.2f}"
-        )
+        truths.append(every(more, rank.above(0.8)))
+        ends = f"{means[0].iloc[0]:.3g} to {means[0].iloc[-1]:.3g}"
+        words.append(f"{name} {ends}, times {found:.2f}, rank correlation {rank:.2f}")
     return Finding("; ".join(words), every(*truths), any(truths))
 
 
