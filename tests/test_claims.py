@@ -109,8 +109,8 @@ ASKED_FOR = {  # what a rule compares with random weights or with a bound, besid
     "occlusion_cosine": r"turned by up to [\d.]+ % .*of the way",
     "norms_hold": r"[\d.]+ % .* and [\d.]+ % .*of the spread of norms",
     "shallow_layers_have_more": r"a contrast of -?\d\.\d\d",
-    "blur_features": r"Q up to [\d.]+ %",
-    "occlusion_features": r"Q up to [\d.]+ %",
+    "blur_features": r"up to [\d.]+ % .*of a class's own lost",
+    "occlusion_features": r"up to [\d.]+ % .*of a class's own lost",
     "deeper_layers_lose_more": r"[+-]\d+ .*points",
     "drop_rises_at_strongest_blur": r"differ by [+-]\d\.\d\d",
 }
@@ -127,7 +127,7 @@ def test_the_quotient_is_of_what_a_class_has_of_its_own():
     table = features().assign(shared_count=2, clean_count=8, retained_count=8)
     for level, largest in (("X", 0), ("VIII", 50)):  # the claim is about levels I to VIII
         table.loc[table["level"] == level, "retained_count"] = 5
-        assert f"Q up to {largest:.1f} %" in judged("blur_features", table)["here"]
+        assert f"up to {largest:.1f} % of a class's own lost (Q)" in judged("blur_features", table)["here"]
 
 
 def test_with_the_models_exchanged_the_comparisons_turn_round():

@@ -175,7 +175,7 @@ def _quotient(features: pd.DataFrame, perturbation: str, first: object, last: ob
         return (counts.loc["clean"] - counts.loc[first:last].min()) / (counts.loc["clean"] - other).clip(lower=NOTHING)
 
     less, largest = _less(features, quotient)
-    return less, largest and f"; Q up to {largest}"
+    return less, largest and f"; up to {largest} of a class's own lost (Q)"
 
 
 def blur_features(features: pd.DataFrame) -> Finding:
