@@ -127,7 +127,7 @@ def test_the_quotient_is_of_what_a_class_has_of_its_own():
     table = features().assign(shared_count=2, clean_count=8, retained_count=8)
     for level, largest in (("X", 0), ("VIII", 50)):  # the claim is about levels I to VIII
         table.loc[table["level"] == level, "retained_count"] = 5
-        assert f"up to {largest:.1f} % of a class's own lost (Q)" in judged("blur_features", table)["here"]
+        assert f"up to {largest:.1f} % ({largest:.1f} %" in judged("blur_features", table)["here"]
 
 
 def test_with_the_models_exchanged_the_comparisons_turn_round():
