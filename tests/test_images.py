@@ -10,9 +10,10 @@ from PIL import Image
 from torchvision.transforms import v2
 
 from mae_helpers.demo.build_images import PER_CLASS, select
-from mae_helpers.demo.data import CLASSES, MEAN, STD
+from mae_helpers.demo.data import MEAN, STD
 from mae_helpers.images import sets as module
 from mae_helpers.images.pixels import ImageError, resize
+from mae_helpers.images.sets import DEMO_CLASSES as CLASSES
 from mae_helpers.images.sets import fingerprint, first_images, open_images
 from mae_helpers.profile.settings import Images, Input, load_profile
 

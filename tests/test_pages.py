@@ -24,7 +24,7 @@ def drawn(name, *data, svg=DRAWING):
 def page_of(tables, *cells):
     """As it is read from a file, and valid."""
     nbformat.write(v4.new_notebook(cells=list(cells)), tables / "01.ipynb")
-    page, files = site.page(notebooks.read(tables / "01.ipynb"), tables)
+    page, files = site.page(notebooks.read(tables / "01.ipynb"), tables, {})
     nbformat.validate(nbformat.reads(notebooks.written(page), 4))
     return page, files
 

@@ -13,11 +13,9 @@ from PIL import Image
 from torch import Tensor
 
 from mae_helpers.demo.model import IMAGE_SIZE
-from mae_helpers.images.sets import DEMO_CLASSES
 
 MEAN, STD = 0.286, 0.353  # of the training split's pixels, scaled to [0, 1]
 FOLDERS = ("/usr/share/datasets/fashion-mnist", "data/FashionMNIST/raw")
-CLASSES = tuple(DEMO_CLASSES)
 
 
 def find_folder(folder: str | None = None) -> Path:

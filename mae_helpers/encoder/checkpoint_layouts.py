@@ -9,7 +9,6 @@ import re
 import sys
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -31,26 +30,23 @@ BESIDE = re.compile(r"mask_token|decoder[._].*|pooler\..*|.*relative_position_in
 JAX = "embedding/kernel"  # the patch embedding as JAX calls it
 HEAD = re.compile(r"head(_dist)?\..*|classifier\..*")
 QKV = {"q": "query", "k": "key", "v": "value"}
-HUGGING_FACE = tuple(
-    (re.compile(pattern), name)
-    for pattern, name in (
-        (r"embeddings\.patch_embeddings\.projection\.", "patch_embed.proj."),
-        (r"embeddings\.position_embeddings", "pos_embed"),
-        (r"embeddings\.", ""),  # cls_token, mask_token, register_tokens
-        (r"(?:encoder\.)?layers?\.(\d+)\.", r"blocks.\1."),
-        (r"attention\.(?:attention\.)?(query|key|value)\.", r"attn.\1."),
-        (r"attention\.(q|k|v)_proj\.", lambda found: f"attn.{QKV[found[1]]}."),
-        (r"attention\.(?:output\.dense|o_proj)\.", "attn.proj."),
-        (r"layernorm_before\.", "norm1."),
-        (r"layernorm_after\.", "norm2."),
-        (r"intermediate\.dense\.", "mlp.fc1."),
-        (r"^(blocks\.\d+\.)output\.dense\.", r"\1mlp.fc2."),
-        (r"mlp\.weights_in\.", "mlp.fc1."),
-        (r"mlp\.weights_out\.", "mlp.fc2."),
-        (r"layer_scale(\d)\.lambda1", r"ls\1.gamma"),
-        (r"^layernorm\.", "norm."),
-        (r"^classifier\.", "head."),
-    )
+HUGGING_FACE = (
+    (r"embeddings\.patch_embeddings\.projection\.", "patch_embed.proj."),
+    (r"embeddings\.position_embeddings", "pos_embed"),
+    (r"embeddings\.", ""),  # cls_token, mask_token, register_tokens
+    (r"(?:encoder\.)?layers?\.(\d+)\.", r"blocks.\1."),
+    (r"attention\.(?:attention\.)?(query|key|value)\.", r"attn.\1."),
+    (r"attention\.(q|k|v)_proj\.", lambda found: f"attn.{QKV[found[1]]}."),
+    (r"attention\.(?:output\.dense|o_proj)\.", "attn.proj."),
+    (r"layernorm_before\.", "norm1."),
+    (r"layernorm_after\.", "norm2."),
+    (r"intermediate\.dense\.", "mlp.fc1."),
+    (r"^(blocks\.\d+\.)output\.dense\.", r"\1mlp.fc2."),
+    (r"mlp\.weights_in\.", "mlp.fc1."),
+    (r"mlp\.weights_out\.", "mlp.fc2."),
+    (r"layer_scale(\d)\.lambda1", r"ls\1.gamma"),
+    (r"^layernorm\.", "norm."),
+    (r"^classifier\.", "head."),
 )
 
 
@@ -58,20 +54,14 @@ class LayoutError(ValueError):
     """Tensors that are no Vision Transformer's as this module knows them."""
 
 
-@dataclass(frozen=True)
-class Translated:
-    """An encoder's tensors by timm's names, and what was done to get there, a phrase each."""
-
-    weights: dict[str, Tensor]
-    told: tuple[str, ...]
+Translated = tuple[dict[str, Tensor], tuple[str, ...]]  # by timm's names, and what was done to get there, a phrase each
 
 
 def unwrapped(content: object) -> object:
     """What lies inside the entries that training code saves, however many stand round it."""
-    inner = [
-        content[name] for name in WRAPPERS if isinstance(content, Mapping) and isinstance(content.get(name), Mapping)
-    ]
-    return unwrapped(inner[0]) if inner else content
+    known = content if isinstance(content, Mapping) else {}
+    inner = next((known[name] for name in WRAPPERS if isinstance(known.get(name), Mapping)), None)
+    return content if inner is None else unwrapped(inner)
 
 
 def _names(keys: list[str]) -> str:
@@ -98,7 +88,7 @@ def _from_hugging_face(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     renamed: dict[str, Tensor] = {}
     for key, value in weights.items():
         for pattern, name in HUGGING_FACE:
-            key = pattern.sub(name, key, count=1)
+            key = re.sub(pattern, name, key, count=1)
         renamed[key] = value
     for key in [key for key in renamed if ".attn.query." in key]:
         parts = [renamed.pop(key.replace(".query.", f".{part}."), None) for part in ("query", "key", "value")]
@@ -139,7 +129,7 @@ def translated(weights: Mapping[str, Tensor], model: nn.Module) -> Translated:
     own = {key: value for key, value in adapt(own, model).items() if not BESIDE.fullmatch(key)}
     if places is not None and "pos_embed" in own and abs(own["pos_embed"].shape[1] - places) > 1:  # 1: CLS has none
         told.append(f"positions resampled by timm from {places} to {own['pos_embed'].shape[1]}")
-    return Translated(own, tuple(told))
+    return own, tuple(told)
 
 
 def from_jax(weights: Mapping[str, Tensor], model: nn.Module, path: Path) -> Translated:
@@ -163,14 +153,11 @@ def from_jax(weights: Mapping[str, Tensor], model: nn.Module, path: Path) -> Tra
     if held != taken and len(got) == len(model.state_dict()):
         raise LayoutError(f"of its {held} numbers the model takes {taken}: {_names(list(own))}; correct `arguments`")
     aside += [key for key in weights if not key.startswith(prefix)]
-    return Translated(got, ("JAX's names", *([f"not used: {_names(aside)}"] if aside else [])))
+    return got, ("JAX's names", *([f"not used: {_names(aside)}"] if aside else []))
 
 
 def from_config(config: Mapping[str, Any]) -> tuple[str | None, dict[str, Any]]:
-    """The `model` and `arguments` of a profile that a folder's config.json stands for, Hugging Face's or timm's own.
-
-    LayoutError where it describes another kind of model.
-    """
+    """The `model` and `arguments` that a config.json, Hugging Face's or timm's, stands for; LayoutError for others."""
     if "architecture" in config:  # as timm saves it
         return config["architecture"], {"num_classes": config.get("num_classes", 0)} | config.get("model_args", {})
     kind = config.get("model_type")

@@ -73,10 +73,7 @@ def timm_settings(name: str) -> PretrainedCfg:
 
 
 def from_hub(name: str) -> Path:
-    """The weights of a model of timm's by its name with tag, from the Hugging Face hub's own cache or fetched into it.
-
-    That cache resumes by itself, and names each file after its SHA-256.
-    """
+    """The weights of a model of timm's by its name with tag, from the Hugging Face hub's cache or fetched into it."""
     known = timm_settings(name)
     try:
         return Path(huggingface_hub.hf_hub_download(known.hf_hub_id, known.hf_hub_filename or "model.safetensors"))

@@ -12,6 +12,7 @@ from timm.models.beit import Beit
 from timm.models.eva import Eva
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
+from torch.utils.hooks import RemovableHandle
 
 from mae_helpers.profile.machine import number_format
 
@@ -34,8 +35,10 @@ def visible_patches(ids: Sequence[str], patches: int, ratio: float, seed: int, d
     return torch.from_numpy(np.stack([generator.permutation(patches)[:count] for generator in generators]))
 
 
-def kept(places: Tensor, visible: Tensor, prefix: int, dim: int) -> Tensor:
-    """Those of `places` (B, ..., prefix + N, ...) along `dim` that are prefix tokens or `visible` (B, N_v), an image each."""
+def kept(places: Tensor, visible: Tensor | None, prefix: int, dim: int) -> Tensor:
+    """Those of `places` (B or 1, ..., prefix + N, ...) along `dim` that are prefix tokens or `visible` (B, N_v), or all."""
+    if visible is None:
+        return places
     first = torch.arange(prefix, device=visible.device).expand(len(visible), -1)
     index = torch.cat([first, prefix + visible], dim=1)  # [image, kept place]
     shape = [len(visible)] + [1] * (places.ndim - 1)
@@ -64,26 +67,15 @@ def embed(model: nn.Module, images: Tensor, visible: Tensor | None = None) -> tu
         tokens, rotary = tokens
         if rotary is not None:
             by_block = rotary if model.rope_mixed else [rotary] * len(blocks)  # each [(head,) patch, (sine; cosine)]
-            blocks = [{"rope": _rotary(one, visible)} for one in by_block]
-    if visible is not None:
-        tokens = kept(tokens, visible, prefix, 1)
+            heads = (one.reshape(1, -1, *one.shape[-2:]) for one in by_block)  # [1, head or 1, patch, (sine; cosine)]
+            blocks = [{"rope": kept(one, visible, 0, 2)} for one in heads]
+    tokens = kept(tokens, visible, prefix, 1)
     return getattr(model, "norm_pre", nn.Identity())(tokens), blocks
 
 
 def _pairs(bias: Tensor, visible: Tensor | None, prefix: int) -> Tensor:
     """The bias [1 or image, head, query, key] among the tokens that are there."""
-    if visible is None:
-        return bias
-    bias = bias.expand(len(visible), -1, -1, -1)
     return kept(kept(bias, visible, prefix, 2), visible, prefix, 3)
-
-
-def _rotary(rotary: Tensor, visible: Tensor | None) -> Tensor:
-    """Rotary positions of the visible patches, to be broadcast to [image, head, patch, (sine; cosine)]."""
-    if visible is None:
-        return rotary
-    heads = rotary if rotary.ndim == 3 else rotary[None]  # [head or 1, patch, (sine; cosine)]
-    return kept(heads.expand(len(visible), -1, -1, -1), visible, 0, 2)
 
 
 @contextmanager
@@ -171,19 +163,18 @@ class LayerState:
             maps.append(inputs[0].float())
             return None if replaced is None else replaced.expand_as(output)
 
-        hooks = [
-            self.attn.attn_drop.register_forward_hook(seen),
-            _before_projection(self.attn).register_forward_pre_hook(lambda _, inputs: merged.append(inputs[0])),
-        ]
         fused, self.attn.fused_attn = self.attn.fused_attn, False
         (tokens, *others), named = self.told
         try:
-            with _biased(self.attn, self.visible, self.prefix), torch.autocast(tokens.device.type, enabled=False):
+            with (
+                self.attn.attn_drop.register_forward_hook(seen),
+                _merged_heads(self.attn, merged),
+                _biased(self.attn, self.visible, self.prefix),
+                torch.autocast(tokens.device.type, enabled=False),
+            ):
                 self.attn(tokens.float(), *others, **named)
         finally:
             self.attn.fused_attn = fused
-            for hook in hooks:
-                hook.remove()
         if len(maps) != 1:
             raise ValueError(f"it forms {len(maps)} attention maps")
         return maps[0], merged[0]
@@ -201,10 +192,11 @@ class LayerState:
         return merged.float().unflatten(-1, (self.attn.num_heads, -1)).transpose(1, 2)  # [image, head, token, feature]
 
 
-def _before_projection(attention: nn.Module) -> nn.Module:
-    """The part of an attention that the merged heads enter: its norm (EVA-02) where it has one, else its projection."""
+def _merged_heads(attention: nn.Module, into: list[Tensor]) -> RemovableHandle:
+    """A hook that keeps what enters an attention's projection, or its norm (EVA-02) where it has one before that."""
     norm = getattr(attention, "norm", None)
-    return attention.proj if norm is None or isinstance(norm, nn.Identity) else norm
+    part = attention.proj if norm is None or isinstance(norm, nn.Identity) else norm
+    return part.register_forward_pre_hook(lambda _, inputs: into.append(inputs[0]))
 
 
 @torch.no_grad()
@@ -219,22 +211,16 @@ def walk(
     with number_format(precision, images.device):
         tokens, arguments = embed(model, images, visible)
     for layer, (block, places) in enumerate(zip(model.blocks, arguments, strict=True), 1):
-        seen: dict[str, object] = {}
-        hooks = (
-            block.attn.register_forward_pre_hook(
-                lambda _, inputs, named, seen=seen: seen.update(told=(inputs, named)), with_kwargs=True
-            ),
-            _before_projection(block.attn).register_forward_pre_hook(
-                lambda _, inputs, seen=seen: seen.update(merged=inputs[0])
-            ),
-        )
-        try:
-            with number_format(precision, images.device), _biased(block.attn, visible, prefix), _Fused() as fused:
-                tokens = block(tokens, **places)
-        finally:
-            for hook in hooks:
-                hook.remove()
-        yield LayerState(layer, tokens, visible, prefix, has_cls, block.attn, seen["told"], seen["merged"], fused.calls)
+        told, merged = [], []
+        with (
+            block.attn.register_forward_pre_hook(lambda _, *told, into=told: into.append(told), with_kwargs=True),
+            _merged_heads(block.attn, merged),
+            number_format(precision, images.device),
+            _biased(block.attn, visible, prefix),
+            _Fused() as fused,
+        ):
+            tokens = block(tokens, **places)
+        yield LayerState(layer, tokens, visible, prefix, has_cls, block.attn, told[0], merged[0], fused.calls)
 
 
 def cls_token(state: LayerState) -> Tensor:

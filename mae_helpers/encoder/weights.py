@@ -77,10 +77,7 @@ def file_hash(path: Path, kind: str = "sha256") -> str:
 
 
 def identity(model: Model) -> str:
-    """What tells a model's weights from others, fetched already or not: the hash that is checked, or the file's own.
-
-    Of a folder, also what its configurations say.
-    """
+    """What tells a model's weights from others, fetched or not: the hash to be checked, or those of its files."""
     path = checkpoint_path(model)
     if model.hash or not path.is_file():
         return model.hash or model.url or model.model or path.name
@@ -186,10 +183,9 @@ def load_strictly(module: nn.Module, path: Path) -> tuple[str, ...]:
     expected, lines, weights, how = module.state_dict(), [], read_weights(path), ()
     if isinstance(module, KINDS):
         try:
-            found = from_jax(weights, module, path) if path.suffix == ".npz" else translated(weights, module)
+            weights, how = from_jax(weights, module, path) if path.suffix == ".npz" else translated(weights, module)
         except LayoutError as error:
             raise CheckpointError(f"{path}: {error}") from error
-        weights, how = found.weights, found.told
     weights = {key if key in expected else shown(key)[1:-1]: value for key, value in weights.items()}
     try:
         module.load_state_dict(weights)
@@ -261,11 +257,8 @@ def input_of(profile: Profile, name: str) -> Input:
     """How images become the input of the model `name`: at its own size, with its own normalisation or the profile's."""
     model = settings_of(profile, name)
     (height, width), (mean, std) = outline(model).patch_embed.img_size, _normalisation(model)
-    own = {
-        "size": height if height == width else [height, width],
-        "mean": mean or profile.input.mean,
-        "std": std or profile.input.std,
-    }
+    size = height if height == width else [height, width]
+    own = {"size": size, "mean": mean or profile.input.mean, "std": std or profile.input.std}
     return profile.input.model_copy(update=own)
 
 

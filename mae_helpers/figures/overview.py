@@ -51,9 +51,8 @@ def _alignment(table: pd.DataFrame, ax: Axes, study: Mapping[str, str]) -> None:
     ax.set(xlabel="mean cosine with clean", ylabel=ACCURACY["ylabel"])
 
 
-PANELS: dict[  # by table: what it shows, and how
-    str, tuple[str, Callable[[pd.DataFrame, Axes, Mapping[str, str]], None]]
-] = {
+# By table: what it shows, and how.
+PANELS: dict[str, tuple[str, Callable[[pd.DataFrame, Axes, Mapping[str, str]], None]]] = {
     "fig1_fig2_separability": ("Classes by layer", _separation),
     "fig3_attention_distance": ("Attention distance", _distance),
     "fig4_principal_angles": ("Class subspaces", _angles),
@@ -64,10 +63,7 @@ PANELS: dict[  # by table: what it shows, and how
 
 
 def overview(tables: Mapping[str, pd.DataFrame], study: Mapping[str, str]) -> Figure:
-    """Six panels, each from one of the `tables` that PANELS names; a table that is missing leaves its panel empty.
-
-    `study` has the encoder and the classifier that some panels show alone.
-    """
+    """A panel for each table of PANELS, empty where it is missing; `study` has the models that some show alone."""
     figure, axes = panels(len(PANELS), 3)
     figure.set_size_inches(10, 5.6)
     names = {}

@@ -8,7 +8,6 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from mae_helpers.figures.separability import TOKEN_NAMES
 from mae_helpers.figures.style import MODEL_NAMES, curves, layer_axis, panels
 
 
@@ -22,8 +21,8 @@ def _map(table: pd.DataFrame, row: str, column: str, token: str) -> pd.DataFrame
     return turned.pivot(index="layer_b", columns="layer_a", values="cka")
 
 
-def cka_panels(table: pd.DataFrame, models: Sequence[str], upper: str = "cls", lower: str = "mean_patch") -> Figure:
-    """A map of CKA for each pair of models, layers downwards and to the right: one token above the diagonal, one below.
+def cka_panels(table: pd.DataFrame, models: Sequence[str]) -> Figure:
+    """A map of CKA for each pair of models, layers downwards and to the right: CLS above the diagonal, mean patch below.
 
     Each model with itself stands on the diagonal, and is halved in the same way.
     """
@@ -31,7 +30,7 @@ def cka_panels(table: pd.DataFrame, models: Sequence[str], upper: str = "cls", l
     figure, axes = panels(count**2, count, min(2.4, 9 / count), layout="compressed")
     for place, ax in enumerate(axes):
         row, column = divmod(place, count)
-        both = [_map(table, models[row], models[column], token) for token in (upper, lower)]
+        both = [_map(table, models[row], models[column], token) for token in ("cls", "mean_patch")]
         shown = both[0] if row < column else both[1]
         if row == column and not both[0].empty:
             shown = both[0].where(both[0].columns.to_numpy() > both[0].index.to_numpy()[:, None], both[1])
@@ -53,9 +52,7 @@ def cka_panels(table: pd.DataFrame, models: Sequence[str], upper: str = "cls", l
         if column == 0:
             ax.set_ylabel(names[0], fontsize="small" if count < 6 else "xx-small")
     figure.colorbar(drawn, ax=axes, label="CKA", shrink=0.6)
-    figure.supxlabel(
-        f"layer ({TOKEN_NAMES[upper]} above the diagonal, {TOKEN_NAMES[lower]} below it)", fontsize="small"
-    )
+    figure.supxlabel("layer (CLS token above the diagonal, mean patch token below it)", fontsize="small")
     return figure
 
 

@@ -28,15 +28,12 @@ def wordnet_ids() -> list[str]:
     return ImageNetInfo("imagenet-1k").label_names()
 
 
-def find(folder: Path) -> str | None:
-    """A ground-truth file of a usual name in the folder or the one above it."""
-    places = [place / name for place in (folder, folder.parent) for name in USUAL_NAMES]
-    return next((str(path) for path in places if path.is_file()), None)
-
-
 def file_of(images: Images, root: Path) -> str | None:
-    """The ground-truth file that a profile names, or one of a usual name."""
-    return images.labels if isinstance(images.labels, str) else find(root)
+    """The ground-truth file that a profile names, or one of a usual name in the folder `root` or the one above it."""
+    if isinstance(images.labels, str):
+        return images.labels
+    places = [place / name for place in (root, root.parent) for name in USUAL_NAMES]
+    return next((str(path) for path in places if path.is_file()), None)
 
 
 def classes(images: Images, root: Path, names: Sequence[str]) -> list[str]:

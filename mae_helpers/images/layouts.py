@@ -80,22 +80,18 @@ def _warn(root: Path, paths: Iterable[Path], why: str = "of formats that are not
         warnings.warn(f"{root}: left out, {why}: {told}; save them as PNG", stacklevel=3)
 
 
-def _has_parts(folder: Path) -> bool:
-    """Whether a folder holds several folders of images and no image, as `train` and `val` do, and so is no class."""
-    return not _images_in(folder) and len(class_folders(folder)) > 1
-
-
 def folders(images: Images) -> list[Entry]:
     """A folder a class, its images in it or further below; only the folders of wanted classes are listed."""
-    root = Path(images.folder)
-    wanted = class_folders(root) if images.classes in ("all", []) else images.classes
-    parts = [name for name in wanted if images.classes in ("all", []) and _has_parts(root / name)]
-    if parts:
-        raise ImageError(f"{root}: no image in its folders {parts[:12]}; name the one that holds a folder a class")
-    beside = {*_visible(os.listdir(root))} - {*wanted} if images.classes in ("all", []) else ()
-    if lost := sorted(name for name in beside if _left(files_below(root / name)) or not (root / name).exists()):
-        what = "a broken link, or all its images of formats that are not read here; mend it, or name the `classes`"
-        raise ImageError(f"{root}: no image behind {lost[:12]}: {what}")
+    root, wanted = Path(images.folder), images.classes
+    if wanted in ("all", []):
+        wanted = class_folders(root)
+        # several folders of images and no image, as in `train` and `val`: no class
+        if parts := [name for name in wanted if not _images_in(root / name) and len(class_folders(root / name)) > 1]:
+            raise ImageError(f"{root}: no image in its folders {parts[:12]}; name the one that holds a folder a class")
+        beside = {*_visible(os.listdir(root))} - {*wanted}
+        if lost := sorted(name for name in beside if _left(files_below(root / name)) or not (root / name).exists()):
+            what = "a broken link, or all its images of formats that are not read here; mend it, or name the `classes`"
+            raise ImageError(f"{root}: no image behind {lost[:12]}: {what}")
     files = [(name, path) for name in wanted for path in files_below(root / name)]
     _warn(root, (path for _, path in files if not _is_image(path)))
     found = [(name, path.relative_to(root), path) for name, path in files if _is_image(path)]

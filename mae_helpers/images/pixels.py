@@ -71,11 +71,7 @@ def patch_grid(patches: int, shape: tuple[int, int]) -> tuple[int, int]:
 
 
 def read(
-    open_it: Callable[[], Image.Image],
-    path: Path,
-    shape: int | tuple[int, int],
-    how: str,
-    remedy: str = "replace or remove",
+    open_it: Callable[[], Image.Image], path: Path, shape: tuple[int, int], how: str, remedy: str = "replace or remove"
 ) -> np.ndarray:
     """One image, (height, width, 3) float32 in [0, 1] in 256 steps; where it cannot be read, an ImageError names `path`."""
     try:

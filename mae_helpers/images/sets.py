@@ -125,10 +125,7 @@ class ImageSet:
         return replace(self, pixels=lambda row: change(self.pixels(row), self.ids[row]), source=None)
 
     def held(self, workers: int, change: Change, processes: bool = False) -> "ImageSet":
-        """The same images read and changed once, now in memory.
-
-        By `workers` threads; the change by as many `processes` where it cannot share one.
-        """
+        """The same images in memory, read and changed once by `workers` threads, or changed by as many `processes`."""
         made = self.changed(change)
         with ThreadPoolExecutor(workers) as pool:
             pixels = list(pool.map(self.pixels if processes else made.pixels, range(len(self))))

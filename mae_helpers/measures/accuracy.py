@@ -46,20 +46,15 @@ def _wilson(right: int, images: int) -> tuple[float, ...]:
     return tuple(100 * float(share) for share in (found.statistic, *found.proportion_ci(method="wilson")))
 
 
-def as_letters(correct: np.ndarray) -> str:
-    """Which images are right, in their order, a letter for each: `R` or `W`."""
-    return "".join(np.where(correct, "R", "W"))
-
-
 def accuracy_table(predictions: ByLevel, sets: Sets) -> pd.DataFrame:
     """Accuracy of predicted classes (images,) by model and level: model, level, images, top1_percent, _low, _high, right.
 
-    `right` has a letter for each image, see `as_letters`: with it, curves are compared image by image.
+    `right` has a letter for each image, in their order, `R` or `W`: with it, curves are compared image by image.
     """
     return pd.DataFrame(
         {"model": model, "level": level, "images": len(predicted)}
         | top1_percent(predicted == sets[model].labels)
-        | {"right": as_letters(predicted == sets[model].labels)}
+        | {"right": "".join(np.where(predicted == sets[model].labels, "R", "W"))}
         for model, levels in predictions.items()
         for level, predicted in levels.items()
     )

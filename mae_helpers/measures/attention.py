@@ -5,8 +5,10 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 import torch
+from scipy.spatial.distance import cdist
 from torch import Tensor
 
+from mae_helpers.encoder.passes import PerImage
 from mae_helpers.encoder.walk import LayerState
 
 
@@ -20,14 +22,9 @@ def patch_distances(
     """
     if metric not in ("euclidean", "cityblock"):
         raise ValueError(f"metric {metric!r}: use euclidean or cityblock")
-    steps = [
-        torch.arange(int(count), dtype=torch.float64) * float(side)
-        for count, side in zip(np.broadcast_to(grid, 2), np.broadcast_to(patch_size, 2), strict=True)
-    ]
-    centres = torch.cartesian_prod(*steps)  # [patch, row or column]
-    difference = centres[:, None] - centres[None, :]  # [patch, other patch, row or column]
-    length = difference.norm(dim=-1) if metric == "euclidean" else difference.abs().sum(-1)
-    return length.float()
+    places = np.indices(np.broadcast_to(grid, 2)).reshape(2, -1).T  # [patch, row or column]
+    centres = places * np.broadcast_to(patch_size, 2)
+    return torch.from_numpy(cdist(centres, centres, metric)).float()
 
 
 def uniform_distance(distances: Tensor, visible: int | None = None) -> float:
@@ -76,37 +73,28 @@ def rollout(layers: Sequence[Tensor], start: Tensor, prefix: int = 1) -> Tensor:
     return weights[:, 0, prefix:]
 
 
-class Rollout:
+class Rollout(PerImage):
     """The statistic of rollout scores of patches, (images, N).
 
     `rows` is `cls` (the paper: what reaches the CLS token) or `patches` (the mean over patch rows: what reaches a
-    mean-pooled classifier, and what is taken in place of CLS where a model has none). One batch's head means lie in one block, which the next batch overwrites.
+    mean-pooled classifier, and what is taken in place of CLS where a model has none). One batch's head means lie in one
+    block, which the next batch overwrites.
     """
 
     def __init__(self, rows: str, layers: int):
-        self.rows, self.layers = rows, layers
-        self.means: Tensor | None = None
-
-    def begin(self, images: int) -> None:
-        """Forget what was gathered."""
-        self.images, self.scores = images, None
+        super().__init__(self._rolled_out, only=layers)
+        self.rows, self.means = rows, None
 
     def add(self, state: LayerState, rows: range) -> None:
         """Keep the layer's head mean; after the last layer, roll the batch out."""
         mean = state.mean_attention()  # [image, query, key]
         if self.means is None or len(mean) > self.means.shape[1]:
-            self.means = mean.new_empty(self.layers, *mean.shape)
-        means = self.means[:, : len(mean)]  # [layer, image, query, key]
-        means[state.layer - 1] = mean
-        if state.layer == self.layers:
-            start = torch.zeros(mean.shape[-1])  # [query]
-            chosen = slice(0, 1) if self.rows == "cls" and state.has_cls else slice(state.prefix, None)
-            start[chosen] = 1 / len(start[chosen])
-            scores = rollout(means.unbind(), start, state.prefix).cpu().numpy()
-            if self.scores is None:
-                self.scores = np.empty((self.images, scores.shape[1]), np.float32)
-            self.scores[rows.start : rows.stop] = scores
+            self.means = mean.new_empty(self.only, *mean.shape)  # [layer, image, query, key]
+        self.means[state.layer - 1, : len(mean)] = mean
+        super().add(state, rows)
 
-    def result(self) -> np.ndarray:
-        """Scores of all images, (images, N)."""
-        return self.scores
+    def _rolled_out(self, last: LayerState) -> Tensor:
+        start = torch.zeros(self.means.shape[-1])  # [query]
+        chosen = slice(0, 1) if self.rows == "cls" and last.has_cls else slice(last.prefix, None)
+        start[chosen] = 1 / len(start[chosen])
+        return rollout(self.means[:, : len(last.tokens)].unbind(), start, last.prefix)

@@ -26,9 +26,7 @@ def effects(values: Mapping[str, np.ndarray], grid: pd.DataFrame, seed: int = 0)
     $I = (a_{11} - a_{10}) - (a_{01} - a_{00})$. `values` has one value an image for each model of `grid`, (images,), of the
     same images: so all three are means of a value an image, and their intervals are paired (a bootstrap of the images).
     """
-    (both, start), (augmentation, neither) = (
-        [np.asarray(values[name], float) for name in row] for row in grid.to_numpy()
-    )
+    both, start, augmentation, neither = (np.asarray(values[name], float) for name in grid.to_numpy().flat)
     each = {
         "start": (both + start - augmentation - neither) / 2,
         "augmentation": (both - start + augmentation - neither) / 2,

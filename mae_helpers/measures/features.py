@@ -65,12 +65,7 @@ def feature_table(
     layer, head = (index.ravel() + 1 for index in np.indices(clean.shape[1:3]))
     names = list(dict.fromkeys(classes.tolist()))
     among = np.stack([common(clean[classes == name], share) for name in names])  # [class, layer, head, feature]
-    shared = [
-        (among[place] & np.delete(among, place, axis=0)).sum(-1).mean(0)
-        if len(names) > 1
-        else np.full(clean.shape[1:3], np.nan)
-        for place in range(len(names))
-    ]  # each [layer, head]
+    shared = (among * (among.sum(axis=0) - 1)).sum(-1) / (len(names) - 1 or np.nan)  # [class, layer, head]
     parts = []
     for level, perturbed in levels.items():
         for name, alike in zip(names, shared, strict=True):
@@ -95,17 +90,15 @@ def mean_drop(
 
     def drop(*drawn: np.ndarray, axis: int = -1) -> np.ndarray:
         drops = []
-        for (before, after), index in zip(pairs, drawn, strict=True):
-            index = np.atleast_2d(index)  # [resample, image]
+        for (before, after), index in zip(pairs, drawn, strict=True):  # each index [resample, image]
             weights = np.stack([np.bincount(row, minlength=len(before)) for row in index]) / index.shape[1]
             # each [resample, feature of any layer and head]
             kept, left = (_common(weights @ part.reshape(len(part), -1), share) for part in (before, after))
             drops.append((kept & ~left).sum(-1) / np.prod(before.shape[1:-1]))
-        mean = np.mean(drops, axis=0)
-        return mean if drawn[0].ndim > 1 else mean[0]
+        return np.mean(drops, axis=0)
 
     rows = [np.arange(len(before)) for before, _ in pairs]
-    here = float(drop(*rows))
+    here = float(drop(*(row[None] for row in rows))[0])
     if min(map(len, rows)) < 2 or here == 0:
         return {"mean_drop": here, "low": here, "high": here}
     error = 1.96 * float(bootstrap(rows, drop, n_resamples=resamples, method="percentile", rng=seed).standard_error)

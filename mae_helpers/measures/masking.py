@@ -33,10 +33,7 @@ def pairwise_cosines(vectors: np.ndarray) -> np.ndarray:
 
 
 def masking_table(embeddings: np.ndarray, ids: list[str]) -> pd.DataFrame:
-    """Mean patch embeddings under several masks, (images, masks, D) -> image, mask, norm, cosine_to_mean.
-
-    `cosine_to_mean` compares each embedding with the mean over that image's masks.
-    """
+    """Mean patch embeddings (images, masks, D) -> image, mask, norm, cosine_to_mean: that with the image's own mean."""
     embeddings = np.asarray(embeddings, np.float64)
     images, masks, _ = embeddings.shape
     table = pd.DataFrame({"image": np.repeat(ids, masks), "mask": np.tile(np.arange(1, masks + 1), images)})
@@ -46,10 +43,7 @@ def masking_table(embeddings: np.ndarray, ids: list[str]) -> pd.DataFrame:
 
 
 def within_and_between(embeddings: np.ndarray) -> pd.DataFrame:
-    """Cosines between two masks of one image (`within`) and between two images, mask by mask (`between`).
-
-    embeddings (images, masks, D) -> pair, cosine: one row a pair.
-    """
+    """Cosines of (images, masks, D), a row a pair: `within` an image, of two masks; `between` two, under one mask."""
     within = np.concatenate([pairwise_cosines(image) for image in embeddings])
     between = np.concatenate([pairwise_cosines(masked) for masked in np.swapaxes(embeddings, 0, 1)])
     kinds = np.repeat(["within", "between"], [len(within), len(between)])

@@ -65,10 +65,8 @@ def cka_table(parts: Iterable[Mapping[str, Mapping[str, np.ndarray]]], seed: int
             kernels = {model: grams(tokens[token]) for model, tokens in part.items() if token in tokens}
             order = generator.permutation(len(next(iter(kernels.values()))[0]))
             for a, b in combinations_with_replacement(kernels, 2):
-                for control, other in (
-                    ("same_images", kernels[b]),
-                    ("shuffled_images", kernels[b][:, order][:, :, order]),
-                ):
+                others = {"same_images": kernels[b], "shuffled_images": kernels[b][:, order][:, :, order]}
+                for control, other in others.items():
                     found.setdefault((a, b, token, control), []).append(hsic(kernels[a], other))
     means = {key: np.mean(each, axis=0) for key, each in found.items()}
     rows = []

@@ -78,9 +78,6 @@ def corrupt(pixels: np.ndarray, name: str, corruption: str, severity: int, seed:
 
 
 def mean_corruption_error(table: pd.DataFrame) -> pd.Series:
-    """Mean error in percent over the corruptions, each averaged over severities, by model (not divided by AlexNet's).
-
-    `table` has the columns of `table2_imagenet_c.csv`.
-    """
+    """Mean error in percent over corruptions, each a mean over severities, by model (not divided by AlexNet's)."""
     error = 100 - table.groupby(["model", "corruption"])["top1_percent"].mean()
     return error.groupby("model").mean()

@@ -2,7 +2,6 @@
 
 import hashlib
 import os
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
@@ -11,13 +10,13 @@ from typing import ClassVar
 
 import numpy as np
 
+from mae_helpers.images.labels import NUMBER
 from mae_helpers.images.pixels import ImageError, opened, read
 from mae_helpers.images.sets import Change, ImageSet, left_out, why_left_out
 from mae_helpers.perturbations.corruptions import GROUP_OF, SEVERITIES, Corruption
 from mae_helpers.perturbations.levels import Perturbation
 from mae_helpers.profile.settings import Images, Profile
 
-NUMBERED = re.compile(r"ILSVRC2012_val_\d{8}")
 Levels = dict[tuple[str, int], Perturbation]  # by corruption and severity
 
 
@@ -56,7 +55,7 @@ class CorruptedFiles(Perturbation):
 
 def file_name(image_id: str) -> str:
     """The name of an image's file in ImageNet-C: `ILSVRC2012_val_00000001.JPEG`, whatever stands around that number."""
-    number = NUMBERED.search(image_id)
+    number = NUMBER.search(image_id)
     return f"{number[0]}.JPEG" if number else Path(image_id).name
 
 

@@ -16,10 +16,7 @@ FIRST_BATCH = {"cuda": 256, "mps": 64, "cpu": 8}  # on a CPU, so that a layer fi
 
 
 def pick_device(name: str = "auto") -> torch.device:
-    """The device to compute on: `auto` takes a GPU where there is one; an absent device is a ValueError.
-
-    `mps` is Apple's GPU. It has no float64: see `doubled`.
-    """
+    """The device to compute on: `auto` takes a GPU where there is one; an absent device is a ValueError."""
     apple = torch.backends.mps.is_available()
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "mps" if apple else "cpu")
@@ -35,7 +32,7 @@ def pick_device(name: str = "auto") -> torch.device:
 
 
 def doubled(values: torch.Tensor) -> torch.Tensor:
-    """The values in float64, on their device, or on the CPU where that has none."""
+    """The values in float64, on their device, or on the CPU where that has none (`mps`, Apple's GPU)."""
     return (values.cpu() if values.device.type == "mps" else values).double()
 
 

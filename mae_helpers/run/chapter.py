@@ -155,9 +155,8 @@ class Chapter:
     ) -> dict[str, dict[Hashable, np.ndarray]]:
         """One measure of each model's images under every level, by model and level: (images, ...) each.
 
-        `measure` is prediction, embedding, heads, cls_rollout or patch_rollout. Cells lie in the results' folder
-        `cells`; those that another chapter computed are read there. The others are computed by the chapter's workers,
-        where it has some.
+        `measure` is one that the levels record. Cells lie in the results' folder `cells`; those that no chapter has
+        computed yet are computed here, or by the chapter's workers.
         """
         device = self.workers.device if self.workers else None
         subjects = [self._subject(name, device).showing(chosen) for name, chosen in sets.items()]

@@ -141,7 +141,7 @@ class Run:
             print(f"{name}: left out, because {why}", file=sys.stderr)
         check_inputs(self.looked_at, self.device)
         rounds: list[list[Path]] = [[], [], []]
-        for path in sorted(self.paths, key=lambda path: (-notebooks.usual_seconds(path), path)):
+        for path in sorted(self.paths, key=lambda path: (-notebooks.about(path).get("seconds", 0), path)):
             tags = notebooks.tags(*notebooks.read(path)["cells"])
             turn = 2 if notebooks.READS_RUN in tags else 1 if notebooks.READS_TABLES in tags else 0
             rounds[turn].append(path)

@@ -57,8 +57,9 @@ def tags(*cells: dict) -> set[str]:
     return {tag for cell in cells for tag in cell["metadata"].get("tags", [])}
 
 
-def _about(path: Path) -> str | None:
-    return read(path)["metadata"].get(MARK, {}).get("about")
+def about(path: Path) -> dict:
+    """What a notebook's metadata say: which profile alone it is `about`, how many `seconds` it takes on the demo."""
+    return read(path)["metadata"].get(MARK, {})
 
 
 def find(names: list[str], folder: Path = NOTEBOOKS, profile: str | None = None) -> list[Path]:
@@ -67,7 +68,7 @@ def find(names: list[str], folder: Path = NOTEBOOKS, profile: str | None = None)
     All of a `profile` are those without the chapters that are about another one, as their metadata say.
     """
     known = sorted(folder.glob("[0-9]*.ipynb"))
-    chosen = set() if names else {path for path in known if profile in (None, _about(path) or profile)}
+    chosen = set() if names else {path for path in known if profile in (None, about(path).get("about", profile))}
     for name in names:
         stem = Path(name).stem
         called = [path for path in known if path.stem == stem or path.stem.split("_")[0] == stem.zfill(2)]
@@ -103,11 +104,6 @@ def choose_parameters(
             remedy = f"did you mean {close[0]!r}?" if close else "leave it out"
             raise NotebookError(f"the profile's parameter {shown(name)} is unknown to every notebook; {remedy}")
     return {path: {name: value for name, value in values.items() if name in known[path]} for path in paths}
-
-
-def usual_seconds(path: Path) -> float:
-    """How long the notebook says that it takes on the demo (its metadata), or 0: the longest are started first."""
-    return read(path)["metadata"].get(MARK, {}).get("seconds", 0)
 
 
 def modules(path: Path) -> list[str]:

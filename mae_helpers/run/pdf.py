@@ -13,7 +13,7 @@ from mae_helpers.run.notebooks import NotebookError
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 OPTIONS = ("--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking")
-FORMULAS = 120_000  # milliseconds of the page's own time until it is printed: formulas are set by then
+OPTIONS += ("--no-pdf-header-footer", "--virtual-time-budget=120000")  # ms of the page's: formulas are set by then
 
 
 def _redirect(elements: list[Tag], change: Callable[[str], str]) -> None:
@@ -60,13 +60,7 @@ def print_book(html: Path, pages: list[str], target: Path) -> bool:
     page = html / "whole.html"  # beside what it links to
     page.write_text(whole(html, pages), encoding="utf-8")
     with TemporaryDirectory() as profile:
-        options = [
-            *OPTIONS,
-            f"--user-data-dir={profile}",
-            "--no-pdf-header-footer",
-            f"--virtual-time-budget={FORMULAS}",
-        ]
-        call = [browser, *options, f"--print-to-pdf={target}", page.as_uri()]
+        call = [browser, *OPTIONS, f"--user-data-dir={profile}", f"--print-to-pdf={target}", page.as_uri()]
         done = subprocess.run(call, capture_output=True, text=True)
     page.unlink()
     if done.returncode or not target.exists():

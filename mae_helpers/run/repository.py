@@ -29,10 +29,7 @@ except ModuleNotFoundError:
 
 
 def update_readme(readme: Path, picture: Path, executed: Path, card: pd.DataFrame) -> None:
-    """Write the overview's drawing to `picture`, and in short the scorecard `card` between the marks in `readme`.
-
-    In short: how many claims have which verdict, and those that the overview lists, as a Markdown table.
-    """
+    """Write the overview's drawing to `picture`, its claims and the count of verdicts between the marks in `readme`."""
     cells = {name: cell for name, cell, _ in notebooks.figures(notebooks.read(executed / "00_overview.ipynb"))}
     write_whole(picture, site.drawing(cells["fig-overview"]))
     told = ", ".join(f"{number} {verdict}" for verdict, number in card["verdict"].value_counts(sort=False).items())

@@ -16,7 +16,6 @@ import sys
 from collections.abc import Iterable, Mapping
 from html import escape
 from pathlib import Path
-from types import MappingProxyType
 from urllib.parse import urlencode
 
 import yaml
@@ -77,9 +76,7 @@ def without_code(cells: Iterable[dict]) -> None:
             cell["metadata"] = cell["metadata"] | {"tags": ["remove-input"]}
 
 
-def page(
-    notebook: dict, tables: Path, findings: Mapping[str, list[str]] = MappingProxyType({})
-) -> tuple[dict, dict[Path, bytes]]:
+def page(notebook: dict, tables: Path, findings: Mapping[str, list[str]]) -> tuple[dict, dict[Path, bytes]]:
     """The notebook with captions, links and findings below each figure and table, and the files that the links lead to.
 
     `tables` is the run's folder of CSV files, `findings` has texts by their places, such as `below Fig. 5.2`. The
@@ -176,15 +173,12 @@ def order(out: Path) -> list[str]:
 
 
 def stage(files: dict[Path, bytes], source: Path) -> str:
-    """Write files by their places in `source`, and remove all others; returns a digest of what is there now.
-
-    Unchanged files keep their times, so that none is parsed again in vain.
-    """
+    """Write files by their places in `source`, and remove all others; returns a digest of what is there now."""
     digest = hashlib.sha256()
     for name, content in sorted(files.items()):
         target = source / name
         digest.update(str(name).encode() + hashlib.sha256(content).digest())
-        if not target.exists() or target.read_bytes() != content:
+        if not target.exists() or target.read_bytes() != content:  # others keep their times, and are not parsed again
             target.parent.mkdir(parents=True, exist_ok=True)
             target.write_bytes(content)
     for stray in [path for path in source.rglob("*") if path.is_file() and path.relative_to(source) not in files]:

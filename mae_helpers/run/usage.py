@@ -18,10 +18,8 @@ def peaks() -> dict[str, float]:
 
     Counted is what is resident, also where it is shared: a forked process begins with its parent's libraries.
     """
-    status = Path(
-        "/proc/self/status"
-    )  # Linux: `getrusage` there counts what the parent had before it began this one, too
-    if status.exists():
+    status = Path("/proc/self/status")
+    if status.exists():  # Linux, where `getrusage` also counts what the parent had before it began this one
         line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
         memory = int(line.split()[1]) * 1024
     else:

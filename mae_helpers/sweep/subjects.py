@@ -144,10 +144,7 @@ class Subject:
 
     @torch.no_grad()
     def classifier(self) -> nn.Module:
-        """The model with the head that gives its classes: its own, or the linear one that the profile fits to it.
-
-        The control of an encoder without classes has an untrained one.
-        """
+        """The model with the head that gives its classes: its own, one fitted to it, or the control's untrained one."""
         model, head, own = self.open(), self._model.head, replace(self, source=self.profile.images, state=None)
         if hasattr(model, "fitted_head") or (head is None and not (self.name == CONTROL and model.num_classes == 0)):
             return model

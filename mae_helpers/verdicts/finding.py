@@ -10,9 +10,8 @@ import pandas as pd
 
 ENCODER, CLASSIFIER, BESIDE, CONTROL = "encoder", "classifier", "beside", "random"  # whom the claims are about
 RESAMPLES = 1000  # bootstrap samples behind an interval
-MADE_UP = np.array(
-    [[1, 1, 0, 0], [1, 0, 1, 0], [1, 0, 0, 1]]
-)  # which of four images a condition is right on; see `accuracies`
+# Which of four images a condition is right on; see `accuracies`:
+MADE_UP = np.array([[1, 1, 0, 0], [1, 0, 1, 0], [1, 0, 0, 1]])
 
 
 class NotTestedError(Exception):

@@ -69,18 +69,15 @@ def ends(table: pd.DataFrame, value: str) -> tuple[str, ...]:
     return (low, high) if low in table and high in table else ()
 
 
-def compare(
-    table: pd.DataFrame, name: str, keys: Sequence[str], values: Sequence[str], models: Sequence[str] = ()
-) -> pd.DataFrame:
+def compare(table: pd.DataFrame, name: str, keys: Sequence[str], values: Sequence[str]) -> pd.DataFrame:
     """The first model's rows with the published ones of the same `keys`: for each value v, v_paper and v_difference.
 
-    `models` are the table's, by default; the first is the one that is compared. v_difference_low and _high are the ends
-    of v's interval, where it has one, less the published value. The other models' first value stands beside, v_of_<model>.
-    Rows that the paper lacks stay, with missing values.
+    v_difference_low and _high are the ends of v's interval, where it has one, less the published value. The other models'
+    first value stands beside, v_of_<model>. Rows that the paper lacks stay, with missing values.
     """
     keys = list(keys)
     paper, table = (_as_text(rows, keys) for rows in (published(name), table))
-    first, *others = models or table["model"].unique()
+    first, *others = table["model"].unique()
     both = table[table["model"] == first]
     for other in others:
         beside = table.loc[table["model"] == other, [*keys, values[0]]]

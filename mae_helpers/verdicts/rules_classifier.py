@@ -89,34 +89,30 @@ def occlusion_knee(fig5: pd.DataFrame) -> Finding:
     words = f"{Estimate.of(before):.1f} points lost in a step of 10 % up to 60 %, {Estimate.of(after):.1f} beyond"
     left = Estimate.of(kept(top1, chance(fig5)).loc[60])
     sharp, more = Estimate.of(after - 1.5 * before.clip(lower=0)), Estimate.of(after - before)
-    return Finding(
-        words, sharp.above(0), more.above(0), note=f"at 60 %, {left:.0%} of what is above chance is left to lose"
-    )
+    note = f"at 60 %, {left:.0%} of what is above chance is left to lose"
+    return Finding(words, sharp.above(0), more.above(0), note=note)
 
 
-def _half_masked(fig5: pd.DataFrame) -> pd.DataFrame:
-    """Shares kept with half of the patches masked, guided and at random, resampled alike."""
+def _half_masked(fig5: pd.DataFrame) -> tuple[list[pd.Series], Estimate]:
+    """Shares kept with half of the patches masked, guided and at random, resampled alike; points that guiding costs."""
     names = enumerate(("cls_rollout", "random"))
-    of = {name: accuracies(fig5, "occlusion_percent", 50, ranking=name, turn=turn) for turn, name in names}
-    return pd.DataFrame({name: kept(top1, chance(fig5)).loc[50] for name, top1 in of.items()}).T
+    of = [accuracies(fig5, "occlusion_percent", 50, ranking=name, turn=turn) for turn, name in names]
+    guided, random = (kept(top1, chance(fig5)).loc[50] for top1 in of)
+    return [guided, random], Estimate.of(100 * (random - guided))
 
 
 def any_subset_serves(fig5: pd.DataFrame) -> Finding:
     """Fig. 5: with half of the patches masked, guided or at random, how much is kept, and what guiding costs."""
-    share = _half_masked(fig5)
-    guided, random = (Estimate.of(row) for _, row in share.iterrows())
-    cost = Estimate.of(100 * (share.loc["random"] - share.loc["cls_rollout"]))
+    shares, cost = _half_masked(fig5)
+    guided, random = map(Estimate.of, shares)
     words = f"half masked, {guided:.0%} kept when guided, {random:.0%} at random: guiding costs {cost:.0f} points"
-    full, partly = (
-        every(guided.above(least), random.above(least), cost.below(most)) for least, most in ((0.75, 10), (0.5, 20))
-    )
+    full, partly = (every(guided.above(a), random.above(a), cost.below(b)) for a, b in ((0.75, 10), (0.5, 20)))
     return Finding(words, full, partly)
 
 
 def guided_costs_more(fig5: pd.DataFrame) -> Finding:
     """Sec. IV-B, "despite this adversarial masking strategy": what the most attended half costs beyond a random half."""
-    share = _half_masked(fig5)
-    cost = Estimate.of(100 * (share.loc["random"] - share.loc["cls_rollout"]))
+    _, cost = _half_masked(fig5)
     words = f"with the most attended half masked {cost:.1f} points less are kept than with a random half"
     return Finding(words, cost.above(0), False)
 
@@ -137,9 +133,8 @@ def noise_is_steeper(table2: pd.DataFrame) -> Finding:
     loss = (first - last).sort_index()
     others = loss.drop(index="noise")
     most, mean = (Estimate.of(loss.loc["noise"] - other) for other in (others.max(), others.mean()))
-    words = "points lost from severity 1 to 5: " + ", ".join(
-        f"{name} {Estimate.of(row):.1f}" for name, row in loss.iterrows()
-    )
+    each = ", ".join(f"{name} {Estimate.of(row):.1f}" for name, row in loss.iterrows())
+    words = f"points lost from severity 1 to 5: {each}"
     words += f"; noise less the most of the others {most:+.1f}, less their mean {mean:+.1f}"
     return Finding(words, most.above(0), mean.above(0))
 
@@ -178,12 +173,10 @@ def more_robust_than_vit(table1: pd.DataFrame, fig5: pd.DataFrame, table2: pd.Da
         shares[model] = {kind: kept(top1, chance(table1, model)).mean() for kind, top1 in kinds.items()}
         clean.append(kinds["blur"][0]["clean"])
     lead = {kind: Estimate.of(100 * (mae - shares[BESIDE][kind])) for kind, mae in shares[CLASSIFIER].items()}
-    words = ", ".join(
+    words = "kept by [classifier] and by [beside], means over levels: " + ", ".join(
         f"{kind} {100 * shares[CLASSIFIER][kind][0]:.1f} % against {100 * shares[BESIDE][kind][0]:.1f} %, {points:+.1f} points"
         for kind, points in lead.items()
     )
     note = f"clean accuracy: [classifier] {clean[0]:.1f} %, [beside] {clean[1]:.1f} %"
     better = [points.above(0) for points in lead.values()]
-    return Finding(
-        f"kept by [classifier] and by [beside], means over levels: {words}", every(*better), some(*better), note=note
-    )
+    return Finding(words, every(*better), some(*better), note=note)

@@ -94,9 +94,8 @@ def occlusion_cosine(images: pd.DataFrame) -> Finding:
     words = f"{Estimate.of(cosine.loc[60]):.3f} at 60 %, {Estimate.of(cosine.loc[90]):.3f} at 90 %"
     difference = ", ".join(f"{_from_paper(cosine, OCCLUSION, percent)} at {percent} %" for percent in (60, 90))
     (full, turned), (partly, _) = (_stays(images, OCCLUSION, 10, last, 0.75) for last in (60, 30))
-    return Finding(
-        words + turned, every(full, Estimate.of(cosine.loc[60] - cosine.loc[90]).above(0)), partly, difference
-    )
+    falls = Estimate.of(cosine.loc[60] - cosine.loc[90]).above(0)
+    return Finding(words + turned, every(full, falls), partly, difference)
 
 
 def wrong_are_less_aligned(images: pd.DataFrame, table1: pd.DataFrame) -> Finding:
@@ -127,10 +126,8 @@ def alignment_follows_accuracy(images: pd.DataFrame, table1: pd.DataFrame) -> Fi
     """Sec. IV-C: rank correlation of cosine and accuracy over the levels of either perturbation, on the same images."""
     select(table1)
     images = images.assign(correct=100.0 * (images["correct"].astype(str) == "True"))
-    kinds = {"blur": BLUR, "occlusion": OCCLUSION}
-    return _follows(
-        {name: tuple(by_level(images, kind, value) for value in ("cosine", "correct")) for name, kind in kinds.items()}
-    )
+    kinds, both = {"blur": BLUR, "occlusion": OCCLUSION}, ("cosine", "correct")
+    return _follows({name: tuple(by_level(images, kind, of) for of in both) for name, kind in kinds.items()})
 
 
 def norms_hold(images: pd.DataFrame) -> Finding:
@@ -232,12 +229,11 @@ def shallow_layers_have_more(features: pd.DataFrame) -> Finding:
     rank = in_order_of_depth(over(clean, "class", "clean_count", "layer", model=clean["model"].iloc[0]))
     first, last = (part.loc["clean"] for part in _thirds(features, BLUR))
     always = [Estimate.of(excess(kind).min()).above(0) for kind in (BLUR, OCCLUSION)]
-    clean = every(
-        Estimate.of(excess(BLUR).loc["clean"]).above(0),
-        beats(features, lambda model: excess(BLUR, model).loc["clean"], 1.5, CLASSIFIER),
-    )
+    contrast = Estimate.of(excess(BLUR).loc["clean"])
+    more = beats(features, lambda model: excess(BLUR, model).loc["clean"], 1.5, CLASSIFIER)
+    clean = every(contrast.above(0), more)
     words = f"{Estimate.of(first):.2f} a head in the first third of the layers, {Estimate.of(last):.2f} in the last, clean, "
-    words += f"a contrast of {Estimate.of(excess(BLUR).loc['clean']):.2f} (rank correlation with depth {rank:.2f}); "
+    words += f"a contrast of {contrast:.2f} (rank correlation with depth {rank:.2f}); "
     words += "so at every level" if all(always) else "not surely so at every level"
     return Finding(words, every(clean, *always, rank.below(-0.5)), clean)
 

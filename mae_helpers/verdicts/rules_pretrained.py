@@ -49,10 +49,8 @@ def classes_separate(table: pd.DataFrame, token: str) -> Finding:
     (first, middle, last), (random_first, *_, random_last) = thirds[ENCODER], thirds[CONTROL]
     rise, control = last - first, random_last - random_first
     words = f"kNN accuracy by thirds of the layers: {first:.0f}, {middle:.0f}, {last:.0f} %; rise {rise:.0f} points"
-    more = (rise - control).above(0)
-    return Finding(
-        words, every(rise.above(10), more, first.value < middle.value < last.value), every(more, rise.above(0))
-    )
+    more, in_order = (rise - control).above(0), first.value < middle.value < last.value
+    return Finding(words, every(rise.above(10), more, in_order), every(more, rise.above(0)))
 
 
 def emergence(table: pd.DataFrame, token: str) -> Finding:
@@ -102,10 +100,8 @@ def vit_starts_local(table: pd.DataFrame) -> Finding:
     early = table[table["layer"] <= depth(table["layer"], 4) // 4]
     tenths = (redrawn(_shares(early, model)[["share"]], partial(np.quantile, q=0.1)) for model in (BESIDE, ENCODER))
     vit, mae = (Estimate.of(tenth.loc["share"]) for tenth in tenths)
-    words = (
-        f"most local tenth of early heads: [beside] {vit:.0%}, [encoder] {mae:.0%} of uniform attention's distance, "
-    )
-    words += f"a difference of {100 * (mae.value - vit.value):+.0f} points"
+    words = f"most local tenth of early heads: [beside] {vit:.0%}, [encoder] {mae:.0%} of uniform attention's "
+    words += f"distance, a difference of {100 * (mae.value - vit.value):+.0f} points"
     return Finding(words, every(vit.below(0.5), mae.above(0.5)), (mae - vit).above(0.1))
 
 
@@ -113,10 +109,8 @@ def vit_expands(table: pd.DataFrame) -> Finding:
     """Sec. IV-A1, "while deeper layers gradually incorporate more global context": the supervised ViT's heads by depth."""
     shares = _shares(table, BESIDE)
     last = depth(shares["layer"], 3)
-    by_layer = shares.assign(head=shares.groupby("layer").cumcount()).pivot(
-        index="head", columns="layer", values="share"
-    )
-    rank = in_order_of_depth(resample(by_layer))
+    heads = shares.assign(head=shares.groupby("layer").cumcount())
+    rank = in_order_of_depth(resample(heads.pivot(index="head", columns="layer", values="share")))
     ends = shares[shares["layer"] <= last / 3], shares[shares["layer"] > last - last / 3]
     first, deep = (Estimate.of(resample(part[["share"]]).loc["share"]) for part in ends)
     words = f"[beside]: means of {first:.0%} of uniform attention's distance in the first third of the layers and {deep:.0%} "
@@ -127,10 +121,8 @@ def vit_expands(table: pd.DataFrame) -> Finding:
 
 def _angles(table: pd.DataFrame, model: str, control: str = "between_classes") -> pd.DataFrame:
     """Medians of theta_1 over pairs by layer, for the `main` choice of k and centring; pairs are drawn anew."""
-    rows = select(table, model, main=True, control=control).assign(
-        pair=lambda rows: rows["class_a"].astype(str) + " / " + rows["class_b"].astype(str)
-    )
-    return redrawn(rows.pivot_table(index="pair", columns="layer", values="theta1_deg"), np.median)
+    rows = select(table, model, main=True, control=control)
+    return redrawn(rows.pivot_table(index=["class_a", "class_b"], columns="layer", values="theta1_deg"), np.median)
 
 
 def angles_grow(table: pd.DataFrame) -> Finding:
@@ -199,10 +191,8 @@ def masks_agree(cosines: pd.DataFrame, table: pd.DataFrame) -> Finding:
     norms = select(table, ENCODER).groupby("image")["norm"]
     within, between = needed(pairs["cosine_median"], "within", "between")[["within", "between"]]
     inside, across = float((norms.max() - norms.min()).median()), float(norms.mean().max() - norms.mean().min())
-    words = (
-        f"median cosine {within:.3f} within an image (lowest 5 %: {pairs['cosine_p05']['within']:.3f}), {between:.3f} "
-    )
-    words += f"between images, {Estimate.of(apart(ENCODER)):.1f} times as far; a norm's range is {inside:.2f} within an image "
+    words = f"median cosine {within:.3f} within an image (lowest 5 %: {pairs['cosine_p05']['within']:.3f}), "
+    words += f"{between:.3f} between images, {Estimate.of(apart(ENCODER)):.1f} times as far; a norm's range is {inside:.2f} within an image "
     words += f"(median) and {across:.2f} between images' means"
     more = every(bool(within > between), beats(table, apart, 1.5, ENCODER))
     full = every(more, bool(pairs.loc["within", "cosine_p05"] > between), inside <= across / 3)
