@@ -98,8 +98,8 @@ def test_the_untrained_network_beside_it_supports_nothing(paper_card):
 
 ASKED_FOR = {  # what a rule compares with random weights or with a bound, beside the obvious: in words
     "attention_is_global.first": r"on average [\d.]+ % .*away",
-    "vit_starts_local": r"a difference of [+-]\d+ points",
-    "vit_expands": r"[+-]\d+ points \(rank correlation of layers' means with depth -?\d\.\d\d",
+    "vit_starts_local": r"a difference of [+-]\d+ \([+-]\d+ to [+-]\d+\) points",
+    "vit_expands": r"[+-]\d+ \([+-]\d+ to [+-]\d+\) points \(rank correlation of layers' means with depth -?\d\.\d\d",
     "angles_grow": r"rise [\d.-]+ .*rank correlation -?\d\.\d\d",
     "angles_are_about_classes": r"[\d.]+ .*times the larger",
     "singular_values_grow": r"(times [\d.]+ .*rank correlation -?\d\.\d\d.*){2}",

@@ -114,6 +114,8 @@ def test_an_ablation_is_shown_in_its_own_chapter_alone(tiny_profile, tmp_path):
     here = chapter.begin(str(profile.path), "cpu")
     assert here.encoders == here.classifiers == ["mae_finetuned", "vit_supervised"]
     assert list(here.trainings) == ["mae_finetuned", "vit_supervised", "mae_plain", "vit_plain"]
+    alone = chapter.begin(str(profile.path), "cpu", models=["mae_plain", "vit_plain"])
+    assert alone.encoders == alone.classifiers == ["mae_plain", "vit_plain"], "where nothing else was asked for"
 
 
 @pytest.mark.slow

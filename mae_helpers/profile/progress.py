@@ -7,8 +7,6 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from tqdm.auto import tqdm
-
 PROGRESS_FILE = "MAE_HELPERS_PROGRESS"  # environment variable: where a runner reads "label step/total"
 SESSION = "JPY_SESSION_NAME"  # set by Jupyter's server for a notebook that somebody has open, by no papermill
 
@@ -17,7 +15,11 @@ def progress(items: Iterable[Any], label: str, total: int) -> Iterator[Any]:
     """Pass `items` through while telling how far they are, in whichever way the surroundings can show."""
     file, written = os.environ.get(PROGRESS_FILE), 0.0
     watched = SESSION in os.environ if "ipykernel" in sys.modules else sys.stderr.isatty()
-    for step, item in enumerate(tqdm(items, label, total, disable=bool(file) or not watched, leave=False), 1):
+    if watched and not file:
+        from tqdm.auto import tqdm  # brings widgets, which nobody needs elsewhere
+
+        items = tqdm(items, label, total, leave=False)
+    for step, item in enumerate(items, 1):
         if file and (time.monotonic() - written > 0.5 or step == total):
             Path(file).write_text(f"{label} {step}/{total}")
             written = time.monotonic()

@@ -77,8 +77,9 @@ class Chapter:
 
     @property
     def encoders(self) -> list[str]:
-        """The models to look at, in the profile's order: all but those of an ablation."""
-        return [name for name, model in self.profile.models.items() if not model.ablation]
+        """The models to look at, in the profile's order: all but those of an ablation, unless there are no others."""
+        models = self.profile.models
+        return [name for name, model in models.items() if not model.ablation] or list(models)
 
     @property
     def trainings(self) -> dict[str, Training]:
@@ -155,7 +156,7 @@ class Chapter:
     ) -> dict[str, dict[Hashable, np.ndarray]]:
         """One measure of each model's images under every level, by model and level: (images, ...) each.
 
-        `measure` is one that the levels record. Cells lie in the results' folder `cells`; those that no chapter has
+        `measure` is one of the `MEASURES` of `sweep/recorded.py`. Cells lie in the results' folder `cells`; those that no chapter has
         computed yet are computed here, or by the chapter's workers.
         """
         device = self.workers.device if self.workers else None

@@ -147,10 +147,16 @@ def norms_hold(images: pd.DataFrame) -> Finding:
     return Finding(words, full, partly)
 
 
+def _clean(features: pd.DataFrame, perturbation: str, model: str = CLASSIFIER) -> pd.DataFrame:
+    """The rows of a perturbation's first level: each level has the clean counts, too."""
+    rows = select(features, model, perturbation=perturbation)
+    return rows[rows["level"] == rows["level"].iloc[0]]
+
+
 def retained(features: pd.DataFrame, perturbation: str, model: str = CLASSIFIER) -> pd.DataFrame:
     """Common features that a head retains by level, the clean ones as `clean`, resampled over classes."""
-    rows = select(features, model, perturbation=perturbation)
-    clean = rows[rows["level"] == rows["level"].iloc[0]].assign(level="clean", retained_count=rows["clean_count"])
+    rows, clean = select(features, model, perturbation=perturbation), _clean(features, perturbation, model)
+    clean = clean.assign(level="clean", retained_count=clean["clean_count"])
     by = {"unit": "class", "value": "retained_count", "by": "level", "model": model}
     levels = over(rows[rows["level"] != "clean"], **by).drop(index="clean", errors="ignore")
     return pd.concat([over(clean, **by), needed(levels, *LEVELS[perturbation])])
@@ -165,9 +171,7 @@ def _quotient(features: pd.DataFrame, perturbation: str, first: object, last: ob
     """Whether Q, the features lost as a share of those that another class has not, is less than in an untrained network."""
 
     def quotient(model: str) -> pd.Series:
-        rows = select(features, model, perturbation=perturbation)
-        clean = rows[rows["level"] == rows["level"].iloc[0]]
-        other = over(clean, "class", "shared_count", "level", model=model).iloc[0]
+        other = over(_clean(features, perturbation, model), "class", "shared_count", "level", model=model).iloc[0]
         counts = retained(features, perturbation, model)
         return (counts.loc["clean"] - counts.loc[first:last].min()) / (counts.loc["clean"] - other).clip(lower=NOTHING)
 
@@ -224,18 +228,16 @@ def shallow_layers_have_more(features: pd.DataFrame) -> Finding:
         first, last = _thirds(features, kind, model)
         return (first - last) / (first + last)
 
-    rows = select(features, perturbation=BLUR)
-    clean = rows[rows["level"] == rows["level"].iloc[0]]
-    rank = in_order_of_depth(over(clean, "class", "clean_count", "layer", model=clean["model"].iloc[0]))
+    rank = in_order_of_depth(over(_clean(features, BLUR), "class", "clean_count", "layer", model=CLASSIFIER))
     first, last = (part.loc["clean"] for part in _thirds(features, BLUR))
     always = [Estimate.of(excess(kind).min()).above(0) for kind in (BLUR, OCCLUSION)]
     contrast = Estimate.of(excess(BLUR).loc["clean"])
     more = beats(features, lambda model: excess(BLUR, model).loc["clean"], 1.5, CLASSIFIER)
-    clean = every(contrast.above(0), more)
+    clearly = every(contrast.above(0), more)
     words = f"{Estimate.of(first):.2f} a head in the first third of the layers, {Estimate.of(last):.2f} in the last, clean, "
     words += f"a contrast of {contrast:.2f} (rank correlation with depth {rank:.2f}); "
     words += "so at every level" if all(always) else "not surely so at every level"
-    return Finding(words, every(clean, *always, rank.below(-0.5)), clean)
+    return Finding(words, every(clearly, *always, rank.below(-0.5)), clearly)
 
 
 def retention_follows_accuracy(features: pd.DataFrame, table1: pd.DataFrame, fig5: pd.DataFrame) -> Finding:
