@@ -1,5 +1,7 @@
 """The benchmarks' two sides agree on tiny sizes, the table has every row and keeps what was not measured again."""
 
+import subprocess
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -13,7 +15,9 @@ from benchmarks import angles, bases, book, common_way, harness, hugging_face, m
 from benchmarks.__main__ import ROWS, main
 from benchmarks.harness import NotEqual, Pair, Row, largest_difference, measure, meets, merged, write
 from benchmarks.inputs import noise_images
+from mae_helpers.encoder import walk as walking
 from mae_helpers.encoder.walk import walk
+from mae_helpers.profile.settings import ROOT
 
 CPU = torch.device("cpu")
 
@@ -59,7 +63,7 @@ def test_the_model_of_transformers_computes_the_same_network():
 
 
 def test_the_pass_and_the_stored_maps_give_the_same_distances():
-    found = [way(vit(), images()) for way in memory.WAYS.values()]
+    found = [way(vit(), images())["distance"] for way in memory.WAYS.values()]
     assert found[0].shape == (6, 4, 4)
     np.testing.assert_allclose(*found, rtol=1e-5)
 
@@ -68,6 +72,26 @@ def test_pages_that_changed_or_are_missing_are_counted():
     first = {"seconds": 9.0, "a.csv": "1", "b.html": "2"}
     assert book.changed(first, first | {"seconds": 1.0}) == 0
     assert book.changed(first, {"seconds": 1.0, "a.csv": "3"}) == 2
+
+
+def test_a_books_passes_are_counted_by_what_is_visible(tmp_path, monkeypatch):
+    """What every kernel does first, done here: six images of 16 patches, then four of which 5 are visible."""
+    monkeypatch.setattr(walking, "walk", walk)
+    monkeypatch.setenv(book.COUNTED, str(tmp_path / "passes"))
+    exec(book.STARTUP, {})
+    states = walking.walk(vit(), torch.rand(6, 3, 32, 32))
+    assert len(list(states)) == 4, "a walk like any other"
+    list(walking.walk(vit(), torch.rand(4, 3, 32, 32), torch.arange(5).expand(4, -1)))
+    assert (tmp_path / "passes").read_text() == "16 6\n5 4\n"
+    assert book.bare(pd.DataFrame({"patches": [49], "images": [0]})) == 0
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="by Linux's prctl")
+def test_time_counts_of_processes_that_outlive_their_parent():
+    busy = "import time\nwhile time.process_time() < 0.5: pass"
+    leaves = f"import subprocess, sys; subprocess.Popen([sys.executable, '-c', {busy!r}])"
+    call = [sys.executable, "-m", "benchmarks.cpu_time", sys.executable, "-c", leaves]
+    assert float(subprocess.run(call, capture_output=True, text=True, check=True, cwd=ROOT).stdout) > 0.5
 
 
 def test_differences_by_hand():
@@ -145,10 +169,10 @@ def test_a_gpus_lines_are_empty_where_it_was_not_at_hand_and_kept_where_it_was(t
 
 
 ISSUE = {  # every row of the table that was asked for, with its goals
-    ("pass", "cpu"): "<= 1.15",
+    ("pass", "cpu"): "<= 1.1",
     ("pass", "cuda"): "<= 1.3",
     ("memory", "cpu"): ">= 10",
-    ("memory_flat", "cpu"): "<= 1.1",
+    ("memory_flat", "cpu"): "<= 1.05",
     ("common_way", "cpu"): ">= 1.3",
     ("common_way", "cuda"): ">= 15",
     ("angles", "cpu"): ">= 8",
@@ -157,6 +181,7 @@ ISSUE = {  # every row of the table that was asked for, with its goals
     ("transformers", "cpu"): ">= 2",
     ("transformers", "cuda"): ">= 5",
     ("book", "cpu"): ">= 5",
+    ("book_cost", "cpu"): "<= 1.6",
 }
 
 

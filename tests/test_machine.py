@@ -52,7 +52,7 @@ class OutOfMemory:
     def result(self):
         return np.array(self.told)
 
-    def begin(self, images):
+    def begin(self, images, layers):
         self.told = []
 
 

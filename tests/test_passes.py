@@ -56,7 +56,7 @@ def test_every_statistic_is_told_every_layer_of_every_batch_once_and_a_layer_let
     tiny_vit, tiny_images
 ):
     class Diary:
-        def begin(self, images):
+        def begin(self, images, layers):
             self.told, self.maps = [], []
 
         def add(self, state, rows):
@@ -92,7 +92,7 @@ def test_a_statistic_that_raises_ends_the_pass_and_leaves_no_hook(tiny_vit, tiny
 
 def test_what_is_gathered_does_not_keep_the_layers_in_memory(tiny_vit, tiny_images):
     gathered = PerImage(cls_token)
-    gathered.begin(1)
+    gathered.begin(1, 4)
     for state in walk(tiny_vit, tiny_images.tensor([0])):  # of one image, the CLS token is a view of all tokens
         gathered.add(state, range(1))
-        assert not np.shares_memory(gathered.layers[state.layer], state.tokens.numpy())
+        assert not np.shares_memory(gathered.result(), state.tokens.numpy())

@@ -24,7 +24,7 @@ class Batches(Protocol):
 class Statistic(Protocol):
     """Something computed during a pass: told every layer of every batch, asked once at the end."""
 
-    def begin(self, images: int) -> None:
+    def begin(self, images: int, layers: int) -> None:
         """Gather anew, of so many images: a pass begins with it, and begins again where memory ran out."""
 
     def add(self, state: LayerState, rows: range) -> None:
@@ -37,29 +37,29 @@ class Statistic(Protocol):
 class PerImage:
     """A measure of each image and layer: `measure(state) -> (B, ...)`, gathered as (images, layers, ...) float32.
 
-    With `only`, the measure of that one layer, (images, ...). Measures are copied into one array a layer: thousands of
-    small ones would lie scattered between the layers' large ones, and a view would keep its layer alive.
+    With `only`, the measure of that one layer, (images, ...). Measures are copied into one array: thousands of small ones
+    would lie scattered between the layers' large ones, and a view would keep its layer alive.
     """
 
     def __init__(self, measure: Callable[[LayerState], Tensor], only: int | None = None):
         self.measure, self.only = measure, only
 
-    def begin(self, images: int) -> None:
+    def begin(self, images: int, layers: int) -> None:
         """Forget what was gathered."""
-        self.images, self.layers = images, {}
+        self.shape, self.gathered = (images, layers) if self.only is None else (images,), None
 
     def add(self, state: LayerState, rows: range) -> None:
         """Measure one layer of the images `rows`."""
         if self.only in (None, state.layer):
             measured = self.measure(state).float().cpu().numpy()
-            if state.layer not in self.layers:
-                self.layers[state.layer] = np.empty((self.images, *measured.shape[1:]), np.float32)
-            self.layers[state.layer][rows.start : rows.stop] = measured
+            if self.gathered is None:
+                self.gathered = np.empty((*self.shape, *measured.shape[1:]), np.float32)
+            where = slice(rows.start, rows.stop)
+            self.gathered[(where, state.layer - 1) if self.only is None else where] = measured
 
     def result(self) -> np.ndarray:
         """All measures, (images, layers, ...), or (images, ...) of the only layer."""
-        layers = [values for _, values in sorted(self.layers.items())]
-        return np.stack(layers, axis=1) if self.only is None else layers[0]  # [image, layer, ...]
+        return self.gathered
 
 
 def one_pass(
@@ -84,7 +84,7 @@ def one_pass(
     while True:
         size = compute.size_on(device)
         for statistic in statistics.values():
-            statistic.begin(len(images))
+            statistic.begin(len(images), len(model.blocks))
         try:
             batches = images.batches(size, compute.workers)
             for rows, ids, batch in progress(batches, label, -(-len(images) // size)):

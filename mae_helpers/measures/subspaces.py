@@ -27,7 +27,7 @@ class Moments:
         self.groups = {name: set(rows) for name, rows in groups.items()}
         self.begin()
 
-    def begin(self, images: int = 0) -> None:
+    def begin(self, images: int = 0, layers: int = 0) -> None:
         """Forget what was summed."""
         self.layers: dict[int, tuple[Tensor, Tensor, list[int]]] = {}  # of all groups, in one block a layer
 
