@@ -35,9 +35,9 @@ def effect_points(table: pd.DataFrame, ax: Axes) -> Axes:
     return ax
 
 
-def published_curve(x: Sequence, y: Sequence[float], ax: Axes) -> Axes:
+def published_curve(x: Sequence, y: Sequence[float], ax: Axes, label: str = "paper (MAE ViT-B, ImageNet)") -> Axes:
     """The paper's values in grey: another model and other data, wherever the profile is not the paper's."""
-    ax.plot(x, y, ls="--", lw=1.2, marker="x", color="#999999", label="paper (MAE ViT-B, ImageNet)", zorder=1)
+    ax.plot(x, y, ls="--", lw=1.2, marker="x", color="#999999", label=label, zorder=1)
     return ax
 
 

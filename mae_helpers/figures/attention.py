@@ -22,13 +22,13 @@ def attention_dots(table: pd.DataFrame, ax: Axes, title: str, claimed: Sequence[
     return layer_axis(from_zero(ax, max(1.12 * uniform, table["distance_px"].max())), table["layer"])
 
 
-def rollout_overlays(pictures: Sequence[np.ndarray], scores: Mapping[str, np.ndarray], titles: Sequence[str]) -> Figure:
-    """Images (H, W, 3) and below them their rollout scores (images, N) as heatmaps, a row a name in `scores`."""
+def rollout_maps(pictures: Sequence[np.ndarray], scores: Mapping[str, np.ndarray], titles: Sequence[str]) -> Figure:
+    """Images (H, W, 3) and below them their rollout scores (images, N), a row a name in `scores`, each map on a scale of its own."""
     (height, width), columns = pictures[0].shape[:2], len(pictures)
     figure = image_grid([pictures] * (1 + len(scores)), [class_title(title) for title in titles], ["image", *scores])
     for row, values in enumerate(scores.values(), 1):
         axes, down = figure.axes[row * columns : (row + 1) * columns], round((values.shape[1] * height / width) ** 0.5)
         for ax, value in zip(axes, values, strict=True):
             extent = (-0.5, width - 0.5, height - 0.5, -0.5)
-            ax.imshow(value.reshape(down, -1), cmap="inferno", alpha=0.65, extent=extent)
+            ax.imshow(value.reshape(down, -1), cmap="inferno", extent=extent)
     return figure

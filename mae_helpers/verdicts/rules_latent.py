@@ -262,7 +262,7 @@ def drop_rises_at_strongest_blur(features: pd.DataFrame) -> Finding:
 
     drop = _drop(features, BLUR)
     words = f"{drop[0]['I']:.2f} at I, {drop[0]['IX']:.2f} at IX, {Estimate.of(drop.loc['X']):.2f} at X; "
-    words += f"the last step and all from I to IX differ by {Estimate.of(sharper()):+.2f}"
+    words += f"the last step less all from I to IX: {Estimate.of(sharper()):+.2f}"
     sharp = every(Estimate.of(sharper()).above(0), beats(features, sharper, 1.5, CLASSIFIER))
     rises = Estimate.of(drop.loc["X"] - drop.drop(index="X").max()).above(0)
     return Finding(words, every(sharp, rises), rises)

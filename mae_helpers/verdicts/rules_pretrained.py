@@ -48,7 +48,7 @@ def classes_separate(table: pd.DataFrame, token: str) -> Finding:
         thirds[model] = [Estimate(*row) for row in means.itertuples(index=False)]
     (first, middle, last), (random_first, *_, random_last) = thirds[ENCODER], thirds[CONTROL]
     rise, control = last - first, random_last - random_first
-    words = f"kNN accuracy by thirds of the layers: {first:.0f}, {middle:.0f}, {last:.0f} %; rise {rise:.0f} points"
+    words = f"kNN accuracy by thirds of the layers: {first:.1f}, {middle:.1f}, {last:.1f} %; rise {rise:.1f} points"
     more, in_order = (rise - control).above(0), first.value < middle.value < last.value
     return Finding(words, every(rise.above(10), more, in_order), every(more, rise.above(0)))
 
@@ -83,13 +83,14 @@ def attention_is_global(table: pd.DataFrame, images: str = "first") -> Finding:
     """Fig. 3 right: the share of the pretrained model's heads within the paper's range, and how far they are from uniform."""
 
     def away(model: str) -> pd.Series:
-        return resample((_shares(table, model, images)[["share"]] - 1).abs()).loc["share"]
+        share = _shares(table, model, images)[["share"]]
+        return resample((share - 1).abs().where(share.ge(GLOBAL[0]) & share.le(GLOBAL[1]), 0.0)).loc["share"]
 
     share = _shares(table, ENCODER, images)["share"]
     low, high = GLOBAL
     inside = float(share.between(low, high).mean())
     words = f"{100 * inside:.0f} % of heads between {100 * low:.0f} % and {100 * high:.0f} % of uniform attention's distance; "
-    words += f"all between {100 * share.min():.0f} % and {100 * share.max():.0f} %; on average {Estimate.of(away(ENCODER)):.1%} away from it"
+    words += f"all between {100 * share.min():.0f} % and {100 * share.max():.0f} %; on average {Estimate.of(away(ENCODER)):.1%} away from it (0 for those outside)"
     selective = beats(table[table["images"] == images], away, 1.5, ENCODER)
     note = "uniform attention itself gives 100 %"
     return Finding(words, every(inside >= 0.9, selective), every(inside >= 0.5, selective), note=note)
@@ -100,8 +101,8 @@ def vit_starts_local(table: pd.DataFrame) -> Finding:
     early = table[table["layer"] <= depth(table["layer"], 4) // 4]
     tenths = (redrawn(_shares(early, model)[["share"]], partial(np.quantile, q=0.1)) for model in (BESIDE, ENCODER))
     vit, mae = (Estimate.of(100 * tenth.loc["share"]) for tenth in tenths)
-    words = f"most local tenth of early heads, in percent of uniform attention's distance: [beside] {vit:.0f}, "
-    words += f"[encoder] {mae:.0f}, a difference of {mae - vit:+.0f} points"
+    words = f"most local tenth of early heads, in percent of uniform attention's distance: [beside] {vit:.1f}, "
+    words += f"[encoder] {mae:.1f}; [encoder] less [beside] {mae - vit:+.1f} points"
     return Finding(words, every(vit.below(50), mae.above(50)), (mae - vit).above(10))
 
 
