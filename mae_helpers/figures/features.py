@@ -3,6 +3,7 @@
 import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from mae_helpers.figures.style import panels
 
@@ -24,6 +25,7 @@ def feature_heatmaps(table: pd.DataFrame, largest: int, xlabel: str) -> Figure:
         ax.grid(False)
     for ax in axes[::4]:
         ax.set_ylabel("head")
-    figure.colorbar(picture, ax=axes, label=f"common features{' (mean over classes)' * averaged}", shrink=0.6)
+    label, whole = f"common features{' (mean over classes)' * averaged}", MaxNLocator("auto", integer=True)
+    figure.colorbar(picture, ax=axes, label=label, ticks=whole, shrink=0.6)
     figure.supxlabel(xlabel)
     return figure
