@@ -19,7 +19,7 @@ book: .venv/ready
 	$(BIN)/python -m mae_helpers.run --profile "$(PROFILE)" $(RUN)
 
 test: .venv/ready
-	$(BIN)/python -m pytest $(if $(FAST),-m "not slow")
+	$(BIN)/python -m pytest -n 2 --dist loadgroup $(if $(FAST),-m "not slow")
 
 bench: .venv/ready
 	$(BIN)/uv pip install -q --compile-bytecode --python $(BIN)/python -c requirements.lock -r benchmarks/requirements.txt

@@ -28,9 +28,12 @@ SLOW = (  # what runs chapters, a browser or many processes, trains, or goes thr
 )
 
 
-def pytest_collection_modifyitems(items):
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Of several processes, one has a file's tests, and one all that look at the tiny book, so that it is made once."""
     for item in items:
-        if item.path.stem.removeprefix("test_") in SLOW or {"tiny_run", "browser"} & set(item.fixturenames):
+        book = bool({"tiny_run", "browser"}.intersection(item.fixturenames))
+        item.add_marker(pytest.mark.xdist_group("book" if book else item.path.stem))
+        if book or item.path.stem.removeprefix("test_") in SLOW:
             item.add_marker("slow")
 
 
