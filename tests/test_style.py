@@ -54,7 +54,7 @@ def imported(file):
 def test_the_house_is_small():
     rooms = {path.parent for path in FILES} - {PACKAGE}
     assert len(rooms) <= 10
-    assert sum(len(path.read_text().splitlines()) for path in FILES) <= 9609  # and falling: to be 6,000
+    assert sum(len(path.read_text().splitlines()) for path in FILES) <= 9567  # and falling: to be 6,000
 
 
 def test_rooms_import_only_rooms_below_them():

@@ -9,7 +9,6 @@ import numpy as np
 import pandas as pd
 
 ENCODER, CLASSIFIER, BESIDE, CONTROL = "encoder", "classifier", "beside", "random"  # whom the claims are about
-BLURS = ("clean", "I", "II", "III", "IV", "V", "VI", "VII", "VIII", "IX", "X")
 RESAMPLES = 1000  # bootstrap samples behind an interval
 # Which of four images a condition is right on; see `accuracies`:
 MADE_UP = np.array([[1, 1, 0, 0], [1, 0, 1, 0], [1, 0, 0, 1]])
@@ -104,7 +103,7 @@ def select(table: pd.DataFrame, model: str = CLASSIFIER, **columns: object) -> p
 
 def depth(layers: Iterable[int], fewest: int) -> int:
     """The number of layers that a table has; NotTestedError where it is below the `fewest` that a claim speaks of."""
-    last = int(max(layers, default=0))
+    last = int(max(layers))
     if last < fewest:
         raise NotTestedError(f"the claim is about depth and takes {fewest} layers or more; this model has {last}")
     return last
@@ -118,9 +117,7 @@ def needed(values: pd.DataFrame | pd.Series, *labels: object) -> pd.DataFrame | 
 
 
 def in_order(values: pd.DataFrame) -> pd.DataFrame:
-    """Levels that are numbers, and those of the blurs, in their order, other names as they come."""
-    if set(values.index) <= set(BLURS):
-        return values.loc[[level for level in BLURS if level in values.index]]
+    """Levels that are numbers in their order, names as they come."""
     with suppress(ValueError, TypeError):  # names are no numbers
         return values.set_axis(pd.to_numeric(values.index)).sort_index()
     return values
@@ -132,23 +129,15 @@ def _weights(units: int) -> np.ndarray:
     return np.random.default_rng(0).multinomial(units, np.full(units, 1 / units), RESAMPLES) / units
 
 
-def _several(units: pd.DataFrame) -> pd.DataFrame:
-    """The complete rows; NotTestedError unless there are two or more: a single one does not say how sure a value is."""
-    complete = units.dropna()
-    if len(complete) < 2:
-        what = f"{units.index.name or 'image'}, {len(complete)} here"
-        raise NotTestedError(f"an interval takes two or more of what is drawn anew ({what})")
-    return complete
-
-
 def resample(values: pd.DataFrame, made_up: np.ndarray | None = None) -> pd.DataFrame:
     """Means over units of values (units by conditions): conditions by (observed, resample 1, 2, ...).
 
     Units are what was sampled: images, classes or heads. Tables of as many units are drawn alike, so that what is
-    computed of two of them is paired. One that lacks a condition is left out. `made_up` units count in the resamples alone.
+    computed of two of them is paired. A single unit has no resamples. `made_up` units count in the resamples alone.
     """
-    values = _several(values)
     observed = values.mean()
+    if len(values) < 2:
+        return observed.to_frame()
     whole = values.to_numpy(float) if made_up is None else np.vstack([values, made_up])
     means = _weights(len(whole)) @ whole  # [resample, condition]
     return pd.DataFrame(np.vstack([observed, means]).T, index=values.columns)
@@ -156,8 +145,8 @@ def resample(values: pd.DataFrame, made_up: np.ndarray | None = None) -> pd.Data
 
 def redrawn(values: pd.DataFrame, statistic: Callable[..., np.ndarray]) -> pd.DataFrame:
     """As `resample`, for another statistic(values, axis=...) than the mean, such as the median."""
-    units = _several(values).to_numpy()
-    rows = np.random.default_rng(0).integers(0, len(units), (RESAMPLES, len(units)))
+    units = values.to_numpy()
+    rows = np.random.default_rng(0).integers(0, len(units), (RESAMPLES if len(units) > 1 else 0, len(units)))
     both = [statistic(units, axis=0)[None], statistic(units[rows], axis=1)]  # [resample, condition]
     return pd.DataFrame(np.vstack(both).T, index=values.columns)
 

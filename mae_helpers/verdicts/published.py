@@ -38,7 +38,7 @@ def paper(name: str, value: str, **keys: object) -> float:
 
 
 def as_a_run() -> dict[str, pd.DataFrame]:
-    """The published numbers in the form of a run's tables, of one model called `classifier`; intervals are without width."""
+    """The published numbers in the form of a run's tables, of one model called `classifier`, without intervals."""
     clean = {"model": "classifier", "clean_percent": paper("fig5_occlusion", "top1_percent", occlusion_percent=0)}
     clean |= {"chance_percent": 0.1}
     images = published("table3_cosine").rename(columns={"mean_cosine": "cosine"})
@@ -46,14 +46,9 @@ def as_a_run() -> dict[str, pd.DataFrame]:
         "table1_blur": published("table1_blur").assign(**clean),
         "fig5_occlusion": published("fig5_occlusion").assign(ranking="cls_rollout", **clean),
         "table2_imagenet_c": published("table2_imagenet_c").assign(**clean),
-        "table3_images": _twice(images.assign(model="classifier"), "image"),
-        "fig6_fig7_features": _twice(published("released_head_features").assign(model="classifier"), "class"),
+        "table3_images": images.assign(model="classifier", image="all"),
+        "fig6_fig7_features": published("released_head_features").assign(**{"model": "classifier", "class": "one"}),
     }
-
-
-def _twice(table: pd.DataFrame, unit: str) -> pd.DataFrame:
-    """The table as of two units that are alike, so that resampling them changes nothing."""
-    return pd.concat([table.assign(**{unit: name}) for name in ("one", "the same")])
 
 
 def _text(value: object, style: str = "{:g}") -> str:

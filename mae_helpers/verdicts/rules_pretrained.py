@@ -27,7 +27,6 @@ from mae_helpers.verdicts.finding import (
 )
 
 CLUSTERS_AT, PAPER_UNIFORM_PX = (7, 9), 116.5
-ROUNDING = 1e-9  # so that "or more" holds for 0.8 itself
 GLOBAL = tuple(edge / PAPER_UNIFORM_PX for edge in (80, 120))  # the paper's pixels as shares of uniform attention's
 
 
@@ -85,8 +84,7 @@ def attention_is_global(table: pd.DataFrame, images: str = "first") -> Finding:
 
     def away(model: str) -> pd.Series:
         share = _shares(table, model, images)[["share"]]
-        counted = share.ge(GLOBAL[0]) & share.le(GLOBAL[1]) | (model == CONTROL)
-        return resample((share - 1).abs().where(counted, 0.0)).loc["share"]
+        return resample((share - 1).abs().where(share.ge(GLOBAL[0]) & share.le(GLOBAL[1]), 0.0)).loc["share"]
 
     share = _shares(table, ENCODER, images)["share"]
     low, high = GLOBAL
@@ -100,9 +98,9 @@ def attention_is_global(table: pd.DataFrame, images: str = "first") -> Finding:
 
 def vit_starts_local(table: pd.DataFrame) -> Finding:
     """Fig. 3 left: the most local tenth of the heads in the first quarter of the layers, ViT and MAE."""
-    shares = (_shares(table, model) for model in (BESIDE, ENCODER))
-    early = (heads.loc[heads["layer"] <= depth(heads["layer"], 4) // 4, ["share"]] for heads in shares)
-    vit, mae = (Estimate.of(100 * redrawn(heads, partial(np.quantile, q=0.1)).loc["share"]) for heads in early)
+    early = table[table["layer"] <= depth(table["layer"], 4) // 4]
+    tenths = (redrawn(_shares(early, model)[["share"]], partial(np.quantile, q=0.1)) for model in (BESIDE, ENCODER))
+    vit, mae = (Estimate.of(100 * tenth.loc["share"]) for tenth in tenths)
     words = f"most local tenth of early heads, in percent of uniform attention's distance: [beside] {vit:.1f}, "
     words += f"[encoder] {mae:.1f}; [encoder] less [beside] {mae - vit:+.1f} points"
     return Finding(words, every(vit.below(50), mae.above(50)), (mae - vit).above(10))
@@ -119,15 +117,13 @@ def vit_expands(table: pd.DataFrame) -> Finding:
     words = f"[beside]: means of {first:.0f} % of uniform attention's distance in the first third of the layers and {deep:.0f} % "
     words += f"in the last, {deep - first:+.0f} points (rank correlation of layers' means with depth {rank:.2f})"
     grows = (deep - first).above(10)
-    return Finding(words, every(grows, rank.above(0.8 - ROUNDING)), grows)
+    return Finding(words, every(grows, rank.above(0.8)), grows)
 
 
 def _angles(table: pd.DataFrame, model: str, control: str = "between_classes") -> pd.DataFrame:
     """Medians of theta_1 over pairs by layer, for the `main` choice of k and centring; pairs are drawn anew."""
     rows = select(table, model, main=True, control=control)
-    return redrawn(
-        rows.pivot_table(index=["class_a", "class_b"], columns="layer", values="theta1_deg", sort=False), np.median
-    )
+    return redrawn(rows.pivot_table(index=["class_a", "class_b"], columns="layer", values="theta1_deg"), np.median)
 
 
 def angles_grow(table: pd.DataFrame) -> Finding:
@@ -144,7 +140,7 @@ def angles_grow(table: pd.DataFrame) -> Finding:
     words = f"median {median.iloc[0]:.1f} to {median.iloc[-1]:.1f} degrees, rise {found:.1f} "
     words += f"(rank correlation {rank:.2f}); interquartile range {width.iloc[0]:.1f} to {width.iloc[-1]:.1f}"
     more = every(found.above(0), beats(table, rise, 1.5, ENCODER))
-    return Finding(words, every(more, rank.above(0.8 - ROUNDING), bool(width.iloc[-1] > width.iloc[0])), more)
+    return Finding(words, every(more, rank.above(0.8), bool(width.iloc[-1] > width.iloc[0])), more)
 
 
 def angles_are_about_classes(table: pd.DataFrame) -> Finding:
@@ -177,7 +173,7 @@ def singular_values_grow(table: pd.DataFrame) -> Finding:
         means, found = over(rows, "class", "singular_value", "layer", model=ENCODER), Estimate.of(growth(ENCODER))
         rank = in_order_of_depth(means)
         more = every(found.above(1), beats(rows, growth, 1.25, ENCODER))
-        truths.append(every(more, rank.above(0.8 - ROUNDING)))
+        truths.append(every(more, rank.above(0.8)))
         ends = f"{means[0].iloc[0]:.3g} to {means[0].iloc[-1]:.3g}"
         words.append(f"{name} {ends}, times {found:.2f}, rank correlation {rank:.2f}")
     return Finding("; ".join(words), every(*truths), any(truths))
